@@ -1,0 +1,340 @@
+#include "engine/destination_session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/assert.h"
+#include "engine/limits.h"
+
+namespace sealift {
+
+using destination::Phase;
+
+namespace destination {
+const char* name_of(Phase phase) {
+  switch (phase) {
+    case Phase::kHello:
+      return "waiting for the source's Hello";
+    case Phase::kStart:
+      return "waiting for SessionStart";
+    case Phase::kIdentity:
+      return "reading the platform's identity";
+    case Phase::kPlatform:
+      return "waiting for PlatformStart";
+    case Phase::kBeginning:
+      return "starting the platform";
+    case Phase::kEpochs:
+      return "receiving pages";
+    case Phase::kLoading:
+      return "checking and loading";
+    case Phase::kHandoverWait:
+      return "waiting for the hand-over";
+    case Phase::kStarting:
+      return "starting the guest";
+    case Phase::kDiscarding:
+      return "discarding the guest";
+    case Phase::kEnded:
+      return "ended";
+  }
+  return "invalid phase";
+}
+}  // namespace destination
+
+const char* name_of(DestinationOutcome outcome) {
+  switch (outcome) {
+    case DestinationOutcome::kUnfinished:
+      return "unfinished";
+    case DestinationOutcome::kChecked:
+      return "checked";
+    case DestinationOutcome::kRuns:
+      return "running here";
+    case DestinationOutcome::kDiscarded:
+      return "discarded";
+  }
+  return "invalid outcome";
+}
+
+DestinationSession::DestinationSession(Hello local, MemoryLayout layout)
+    : local_(std::move(local)), layout_(std::move(layout)), seen_(layout_.span_pages()) {
+  SEALIFT_ASSERT(layout_.pages() > 0);
+}
+
+void DestinationSession::step(destination::Event event, Actions& actions) {
+  if (phase_ == Phase::kEnded) return;
+  std::visit([&](auto& e) { on(e, actions); }, event);
+}
+
+void DestinationSession::on(destination::Received& event, Actions& actions) {
+  if (phase_ == Phase::kDiscarding) return;
+  std::visit([&](auto& record) { receive(record, actions); }, event.record);
+}
+
+void DestinationSession::receive(Hello& peer, Actions& actions) {
+  if (phase_ != Phase::kHello) return unexpected(Record(std::move(peer)), actions);
+  auto agreed = negotiate(local_, peer);
+  peer_ = std::move(peer);
+  if (!agreed) return give_up(std::move(agreed.error()), true, actions);
+  agreed_ = *agreed;
+  actions.push_back(destination::Send{local_});
+  if (peer_->check_only) return end(DestinationOutcome::kChecked, actions);
+  phase_ = Phase::kStart;
+}
+
+void DestinationSession::receive(SessionStart& start, Actions& actions) {
+  if (phase_ != Phase::kStart) return unexpected(start, actions);
+  if (start.streams == 0 || start.streams > agreed_.streams) {
+    return give_up(Error{ErrorClass::kMalformed,
+                         fmt::format("SessionStart asks for {} streams, agreed were at most {}",
+                                     start.streams, agreed_.streams)},
+                   true, actions);
+  }
+  start_ = std::move(start);
+  streams_.assign(start_.streams, StreamState{});
+  phase_ = Phase::kIdentity;
+  actions.push_back(destination::GetIdentity{});
+}
+
+void DestinationSession::on(destination::Identity& event, Actions& actions) {
+  SEALIFT_ASSERT(phase_ == Phase::kIdentity);
+  phase_ = Phase::kPlatform;
+  actions.push_back(destination::Send{SessionAccept{std::move(event.identity)}});
+}
+
+void DestinationSession::receive(PlatformStart& start, Actions& actions) {
+  if (phase_ != Phase::kPlatform) return unexpected(start, actions);
+  phase_ = Phase::kBeginning;
+  actions.push_back(destination::BeginPlatform{std::move(start.start)});
+}
+
+void DestinationSession::on(destination::PlatformBegun&, Actions& actions) {
+  SEALIFT_ASSERT(phase_ == Phase::kBeginning);
+  phase_ = Phase::kEpochs;
+  actions.push_back(destination::Send{SessionReady{}});
+}
+
+Result<void> DestinationSession::admit(std::uint32_t epoch, std::uint8_t stream,
+                                       const std::vector<Gfn>& gfns) {
+  if (phase_ != Phase::kEpochs) {
+    return fail(ErrorClass::kMalformed, "pages came while {}", name_of(phase_));
+  }
+  if (!state_.empty()) {
+    return fail(ErrorClass::kMalformed, "pages of epoch {} came after guest state", epoch);
+  }
+  if (epoch != epoch_) {
+    return fail(ErrorClass::kMalformed, "pages of epoch {} came in epoch {}", epoch, epoch_);
+  }
+  if (stream >= streams_.size() || streams_[stream].ended) {
+    return fail(ErrorClass::kMalformed, "pages of epoch {} came on stream {}, which {}", epoch,
+                stream, stream >= streams_.size() ? "does not exist" : "has ended the epoch");
+  }
+  if (gfns.empty() || gfns.size() > agreed_.batch_pages_max) {
+    return fail(ErrorClass::kMalformed, "a batch of {} pages is outside 1 to {}", gfns.size(),
+                agreed_.batch_pages_max);
+  }
+  for (Gfn gfn : gfns) {
+    if (!layout_.contains(gfn)) {
+      return fail(ErrorClass::kMalformed, "page gfn {:#x} is not in the guest's memory",
+                  value(gfn));
+    }
+    std::uint64_t& word = seen_.words()[value(gfn) / 64];
+    const std::uint64_t bit = 1ULL << (value(gfn) % 64);
+    if ((word & bit) != 0) {
+      return fail(ErrorClass::kMalformed, "page gfn {:#x} came twice in epoch {}", value(gfn),
+                  epoch);
+    }
+    word |= bit;
+  }
+  return {};
+}
+
+void DestinationSession::receive(SharedBatch& batch, Actions& actions) {
+  if (auto ok = admit(batch.epoch, batch.stream, batch.gfns); !ok) {
+    return give_up(std::move(ok.error()), true, actions);
+  }
+  streams_[batch.stream].shared_pages += batch.gfns.size();
+  actions.push_back(destination::ApplyShared{std::move(batch)});
+}
+
+void DestinationSession::receive(PrivateBatch& batch, Actions& actions) {
+  if (local_.platform == Platform::kNone) {
+    return give_up(
+        Error{ErrorClass::kMalformed, "private pages came for a guest without a platform"}, true,
+        actions);
+  }
+  // kMetadata entries name the platform's own objects; the importer checks those.
+  std::vector<Gfn> pages;
+  for (std::size_t i = 0; i < batch.gfns.size() && i < batch.ops.size(); ++i) {
+    if (batch.ops[i] != PrivateOp::kMetadata) pages.push_back(batch.gfns[i]);
+  }
+  if (auto ok = admit(batch.epoch, batch.stream, pages); !ok) {
+    return give_up(std::move(ok.error()), true, actions);
+  }
+  streams_[batch.stream].private_pages += pages.size();
+  actions.push_back(destination::ApplyPrivate{std::move(batch)});
+}
+
+void DestinationSession::receive(Conversions& conversions, Actions& actions) {
+  if (phase_ != Phase::kEpochs || conversions.epoch > epoch_)
+    return unexpected(conversions, actions);
+  for (const auto* ranges : {&conversions.to_shared, &conversions.to_private}) {
+    for (GfnRange range : *ranges) {
+      if (layout_.contains(range)) continue;
+      return give_up(
+          Error{ErrorClass::kMalformed,
+                fmt::format("conversion of gfn {:#x}, {} pages, is not in the guest's memory",
+                            value(range.first), range.pages)},
+          true, actions);
+    }
+  }
+  actions.push_back(destination::ApplyConversions{std::move(conversions)});
+}
+
+bool DestinationSession::between_epochs() const {
+  return std::all_of(streams_.begin(), streams_.end(), [](const StreamState& stream) {
+    return !stream.ended && stream.shared_pages == 0 && stream.private_pages == 0;
+  });
+}
+
+void DestinationSession::receive(EpochEnd& marker, Actions& actions) {
+  if (phase_ != Phase::kEpochs || !state_.empty() || marker.epoch != epoch_ ||
+      marker.stream >= streams_.size() || streams_[marker.stream].ended) {
+    return give_up(Error{ErrorClass::kMalformed,
+                         fmt::format("EpochEnd of epoch {} on stream {} came in epoch {} while {}",
+                                     marker.epoch, marker.stream, epoch_, name_of(phase_))},
+                   true, actions);
+  }
+  StreamState& stream = streams_[marker.stream];
+  if (marker.shared_pages != stream.shared_pages || marker.private_pages != stream.private_pages) {
+    return give_up(
+        Error{ErrorClass::kMalformed,
+              fmt::format(
+                  "epoch {} on stream {} announces {} shared and {} private pages, {} and {} came",
+                  marker.epoch, marker.stream, marker.shared_pages, marker.private_pages,
+                  stream.shared_pages, stream.private_pages)},
+        true, actions);
+  }
+  stream.ended = true;
+  shared_total_ += stream.shared_pages;
+  private_total_ += stream.private_pages;
+  for (const StreamState& other : streams_) {
+    if (!other.ended) return;
+  }
+  actions.push_back(destination::EndEpoch{epoch_, std::move(marker.token)});
+}
+
+void DestinationSession::on(destination::EpochEnded&, Actions& actions) {
+  if (phase_ != Phase::kEpochs) return;
+  actions.push_back(destination::Send{EpochAck{epoch_}});
+  ++epoch_;
+  streams_.assign(streams_.size(), StreamState{});
+  std::fill(seen_.words().begin(), seen_.words().end(), 0);
+}
+
+void DestinationSession::receive(StateBlob& blob, Actions& actions) {
+  if (phase_ != Phase::kEpochs || !between_epochs())
+    return unexpected(Record(std::move(blob)), actions);
+  if (state_.size() >= limits::kStateBlobsMax) {
+    return give_up(Error{ErrorClass::kMalformed,
+                         fmt::format("more than {} items of guest state", limits::kStateBlobsMax)},
+                   true, actions);
+  }
+  state_bytes_ += blob.bytes.size();
+  if (state_bytes_ > limits::kStateBytesMax) {
+    return give_up(Error{ErrorClass::kMalformed, fmt::format("guest state of {} bytes exceeds {}",
+                                                             state_bytes_, limits::kStateBytesMax)},
+                   true, actions);
+  }
+  state_.push_back(std::move(blob));
+}
+
+void DestinationSession::receive(Finish& finish, Actions& actions) {
+  if (phase_ != Phase::kEpochs || !between_epochs())
+    return unexpected(Record(std::move(finish)), actions);
+  if (finish.epochs + 1 != epoch_ || finish.shared_pages != shared_total_ ||
+      finish.private_pages != private_total_ || finish.state_items != state_.size()) {
+    return give_up(Error{ErrorClass::kMalformed,
+                         fmt::format("Finish announces {} epochs, {} shared and {} private pages, "
+                                     "{} state items; {}, {}, "
+                                     "{} and {} came",
+                                     finish.epochs, finish.shared_pages, finish.private_pages,
+                                     finish.state_items, epoch_ - 1, shared_total_, private_total_,
+                                     state_.size())},
+                   true, actions);
+  }
+  phase_ = Phase::kLoading;
+  actions.push_back(destination::CheckAndLoad{std::move(finish), std::move(state_)});
+}
+
+void DestinationSession::on(destination::Loaded& event, Actions& actions) {
+  if (phase_ != Phase::kLoading) return;
+  phase_ = Phase::kHandoverWait;
+  actions.push_back(destination::Send{Ready{event.load_state_ns, event.seal_ns}});
+}
+
+void DestinationSession::receive(Handover& handover, Actions& actions) {
+  if (phase_ != Phase::kHandoverWait) return unexpected(handover, actions);
+  phase_ = Phase::kStarting;
+  actions.push_back(destination::Run{});
+}
+
+void DestinationSession::on(destination::Ran& event, Actions& actions) {
+  SEALIFT_ASSERT(phase_ == Phase::kStarting);
+  // The guest runs whether or not this arrives; a lost Running leaves the source in doubt, not the
+  // guest.
+  actions.push_back(destination::Send{Running{event.resume_ns}});
+  end(DestinationOutcome::kRuns, actions);
+}
+
+void DestinationSession::receive(Abort& abort, Actions& actions) {
+  const std::string who = peer_ ? peer_->agent_name : std::string("the source");
+  ErrorClass cls = abort.cls == ErrorClass::kLocalFault ? ErrorClass::kPeerFault : abort.cls;
+  peer_aborted_ = true;
+  give_up(Error{cls, fmt::format("{} ended the migration: {}", who, abort.detail)}, false, actions);
+}
+
+void DestinationSession::unexpected(const Record& record, Actions& actions) {
+  give_up(Error{ErrorClass::kMalformed,
+                fmt::format("unexpected record {} while {}", name_of(record), name_of(phase_))},
+          true, actions);
+}
+
+void DestinationSession::on(destination::Failed& event, Actions& actions) {
+  give_up(std::move(event.error), true, actions);
+}
+
+void DestinationSession::on(destination::LinkLost& event, Actions& actions) {
+  give_up(std::move(event.error), false, actions);
+}
+
+void DestinationSession::on(destination::CancelRequested&, Actions& actions) {
+  if (phase_ == Phase::kStarting) return;
+  give_up(Error{ErrorClass::kCancelled, "cancelled by the operator of the destination"}, true,
+          actions);
+}
+
+void DestinationSession::give_up(Error error, bool tell_peer, Actions& actions) {
+  if (phase_ == Phase::kDiscarding) return;  // the first reason stands
+  error_ = std::move(error);
+  tell_peer_ = tell_peer;
+  phase_ = Phase::kDiscarding;
+  actions.push_back(destination::Discard{});
+}
+
+void DestinationSession::on(destination::Discarded& event, Actions& actions) {
+  SEALIFT_ASSERT(phase_ == Phase::kDiscarding);
+  // The Abort follows the discarding: after Handover it declares that the guest has not run and
+  // never will here.
+  const bool token_for_peer = peer_aborted_ && !event.abort_token.empty();
+  if (tell_peer_ || token_for_peer) {
+    actions.push_back(
+        destination::Send{Abort{error_->cls, error_->detail, std::move(event.abort_token)}});
+  }
+  end(DestinationOutcome::kDiscarded, actions);
+}
+
+void DestinationSession::end(DestinationOutcome outcome, Actions& actions) {
+  phase_ = Phase::kEnded;
+  actions.push_back(destination::End{outcome, std::move(error_)});
+}
+
+}  // namespace sealift

@@ -1,0 +1,192 @@
+// DestinationSession: the destination's side of a migration as a pure state machine. step(event) ->
+// actions.
+//
+// Spec:       docs/spec/wire.md, "Phases". The peer is hostile: everything it says is checked here
+// before an action. Owner:      the destination runner, one for each migration. Threads: one.
+// Failure:    none; failures arrive as events and leave as End{outcome, error}.
+// Invariants:
+//   I1  Run is asked for at most once, only after Handover, only after everything was checked and
+//   loaded. I2  A page is applied at most once in an epoch, and nothing of epoch n+1 before all
+//   streams ended n. I3  Every path ends in exactly one End; if Run was not asked for, Discard
+//   comes before it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "engine/dirty_set.h"
+#include "engine/memory_layout.h"
+#include "engine/negotiation.h"
+#include "engine/records.h"
+
+namespace sealift {
+
+enum class DestinationOutcome : std::uint8_t {
+  kUnfinished = 0,
+  kChecked,    // the source only asked
+  kRuns,       // the guest runs here
+  kDiscarded,  // it does not and never will; the source keeps or has it
+};
+const char* name_of(DestinationOutcome outcome);
+
+namespace destination {
+
+struct Received {
+  Record record;
+};
+struct Identity {
+  Bytes identity;
+};
+struct PlatformBegun {};
+struct Applied {};  // the last Apply… succeeded
+struct EpochEnded {};
+struct Loaded {
+  std::uint64_t load_state_ns = 0;
+  std::uint64_t seal_ns = 0;
+};
+struct Ran {
+  std::uint64_t resume_ns = 0;
+};
+struct Discarded {
+  Bytes abort_token;
+};
+struct Failed {
+  Error error;
+};  // the last action failed on this host, or its input was refused
+struct LinkLost {
+  Error error;
+};
+struct CancelRequested {};
+using Event = std::variant<Received, Identity, PlatformBegun, Applied, EpochEnded, Loaded, Ran,
+                           Discarded, Failed, LinkLost, CancelRequested>;
+
+struct Send {
+  Record record;
+};                      // [LinkLost on failure]
+struct GetIdentity {};  // [Identity, Failed]
+struct BeginPlatform {
+  Bytes start;
+};  // [PlatformBegun, Failed]
+struct ApplyShared {
+  SharedBatch batch;
+};  // [Applied, Failed]
+struct ApplyPrivate {
+  PrivateBatch batch;
+};  // [Applied, Failed]
+struct ApplyConversions {
+  Conversions conversions;
+};  // [Applied, Failed]
+struct EndEpoch {
+  std::uint32_t epoch = 0;
+  Bytes token;
+};  // [EpochEnded, Failed]
+struct CheckAndLoad {
+  Finish finish;
+  std::vector<StateBlob> state;
+};                  // [Loaded, Failed]
+struct Run {};      // commit the platform, resume the guest [Ran, Failed]
+struct Discard {};  // [Discarded]
+struct End {
+  DestinationOutcome outcome = DestinationOutcome::kUnfinished;
+  std::optional<Error> error;
+};
+using Action = std::variant<Send, GetIdentity, BeginPlatform, ApplyShared, ApplyPrivate,
+                            ApplyConversions, EndEpoch, CheckAndLoad, Run, Discard, End>;
+
+enum class Phase : std::uint8_t {
+  kHello,
+  kStart,
+  kIdentity,
+  kPlatform,
+  kBeginning,
+  kEpochs,
+  kLoading,
+  kHandoverWait,
+  kStarting,
+  kDiscarding,
+  kEnded
+};
+const char* name_of(Phase phase);
+
+}  // namespace destination
+
+class DestinationSession {
+ public:
+  // `layout` is this side's guest; local.memory describes the same.
+  DestinationSession(Hello local, MemoryLayout layout);
+
+  void step(destination::Event event, std::vector<destination::Action>& actions);
+
+  destination::Phase phase() const { return phase_; }
+  std::uint32_t epoch() const { return epoch_; }
+  const std::optional<Hello>& peer() const { return peer_; }
+  const SessionStart& start() const { return start_; }
+  std::uint64_t shared_pages() const { return shared_total_; }
+  std::uint64_t private_pages() const { return private_total_; }
+
+ private:
+  using Actions = std::vector<destination::Action>;
+  struct StreamState {
+    std::uint64_t shared_pages = 0;
+    std::uint64_t private_pages = 0;
+    bool ended = false;
+  };
+
+  void on(destination::Received&, Actions&);
+  void on(destination::Identity&, Actions&);
+  void on(destination::PlatformBegun&, Actions&);
+  void on(destination::Applied&, Actions&) {}
+  void on(destination::EpochEnded&, Actions&);
+  void on(destination::Loaded&, Actions&);
+  void on(destination::Ran&, Actions&);
+  void on(destination::Discarded&, Actions&);
+  void on(destination::Failed&, Actions&);
+  void on(destination::LinkLost&, Actions&);
+  void on(destination::CancelRequested&, Actions&);
+
+  void receive(Hello&, Actions&);
+  void receive(SessionStart&, Actions&);
+  void receive(PlatformStart&, Actions&);
+  void receive(SharedBatch&, Actions&);
+  void receive(PrivateBatch&, Actions&);
+  void receive(Conversions&, Actions&);
+  void receive(EpochEnd&, Actions&);
+  void receive(StateBlob&, Actions&);
+  void receive(Finish&, Actions&);
+  void receive(Handover&, Actions&);
+  void receive(Abort&, Actions&);
+  void receive(KeepAlive&, Actions&) {}
+  template <class Other>
+  void receive(Other& record, Actions& actions) {
+    unexpected(Record(std::move(record)), actions);
+  }
+  void unexpected(const Record& record, Actions& actions);
+
+  // Common rules of both batch kinds: phase, epoch, stream, layout, at most once in the epoch.
+  Result<void> admit(std::uint32_t epoch, std::uint8_t stream, const std::vector<Gfn>& gfns);
+  bool between_epochs() const;
+  void give_up(Error error, bool tell_peer, Actions& actions);
+  void end(DestinationOutcome outcome, Actions& actions);
+
+  Hello local_;
+  MemoryLayout layout_;
+  destination::Phase phase_ = destination::Phase::kHello;
+  Negotiated agreed_;
+  std::optional<Hello> peer_;
+  SessionStart start_;
+  std::uint32_t epoch_ = 1;  // the epoch whose pages are being applied
+  std::vector<StreamState> streams_;
+  PageBitmap seen_;  // pages of this epoch
+  std::uint64_t shared_total_ = 0;
+  std::uint64_t private_total_ = 0;
+  std::vector<StateBlob> state_;
+  std::uint64_t state_bytes_ = 0;
+  bool tell_peer_ = false;
+  bool peer_aborted_ = false;
+  std::optional<Error> error_;
+};
+
+}  // namespace sealift

@@ -1,0 +1,65 @@
+// GuestPort: what migration needs from a VMM's guest. vmm_glue implements it; a VMM author may too.
+//
+// Owner:   the agent; outlives the session. Threads: read_plain, write_plain and harvest_dirty may
+// run beside the
+//          guest's vCPUs and each other; all else comes from the session's control thread.
+// Failure: kLocalFault with errno and the object in the text.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/dirty_set.h"
+#include "engine/memory_layout.h"
+#include "engine/page_map.h"
+#include "engine/result.h"
+#include "engine/types.h"
+
+namespace sealift {
+
+// One item of vCPU or device state, opaque to the engine. `name` and `version` say to the other VMM
+// what it is.
+struct StateBlob {
+  enum class Kind : std::uint8_t { kVcpu = 1, kDevice = 2 };
+  Kind kind = Kind::kVcpu;
+  std::uint32_t index = 0;    // vCPU number or device instance
+  std::string name;           // "sregs2", "xsave", …
+  std::uint32_t version = 1;  // layout of `bytes`
+  Bytes bytes;
+  friend bool operator==(const StateBlob&, const StateBlob&) = default;
+};
+
+class GuestPort {
+ public:
+  virtual ~GuestPort() = default;
+
+  virtual const MemoryLayout& layout() const = 0;
+  virtual PageMap& page_map() = 0;
+  virtual DirtySet& dirty() = 0;
+
+  // From start_dirty_tracking() on every write of the guest is reported by some later
+  // harvest_dirty().
+  virtual Result<void> start_dirty_tracking() = 0;
+  virtual Result<void> stop_dirty_tracking() = 0;
+  // Fetches and clears the platform's log and merges it into dirty(). A write that happens during
+  // the call is in this harvest or in the next, never in none.
+  virtual Result<void> harvest_dirty() = 0;
+
+  // The host's view of a page: plain for shared pages, meaningless for private ones. REQUIRES: gfn
+  // in layout().
+  virtual Result<void> read_plain(Gfn gfn, std::span<std::byte, kPageBytes> out) = 0;
+  virtual Result<void> write_plain(Gfn gfn, std::span<const std::byte, kPageBytes> in) = 0;
+
+  // Destination only: the page's class changed by the peer's word; the platform's side of it
+  // (memory attributes …). page_map() is already updated.
+  virtual Result<void> apply_conversion(GfnRange range, PageClass cls) = 0;
+
+  virtual Result<void> pause() = 0;   // returns when no vCPU runs and no exit is half done
+  virtual Result<void> resume() = 0;  // fails only when no vCPU has run
+  virtual Result<std::vector<StateBlob>> save_state() = 0;  // REQUIRES: paused
+  virtual Result<void> load_state(std::vector<StateBlob> state) = 0;
+};
+
+}  // namespace sealift

@@ -1,0 +1,370 @@
+#include "engine/source_session.h"
+
+#include <utility>
+
+#include "engine/assert.h"
+
+namespace sealift {
+
+using source::Phase;
+
+namespace source {
+const char* name_of(Phase phase) {
+  switch (phase) {
+    case Phase::kConnecting:
+      return "connecting";
+    case Phase::kHello:
+      return "negotiating";
+    case Phase::kAccept:
+      return "starting the session";
+    case Phase::kPlatform:
+      return "starting the platform";
+    case Phase::kReadyWait:
+      return "waiting for the destination's platform";
+    case Phase::kRound:
+      return "sending a round";
+    case Phase::kAckWait:
+      return "waiting for the round to be applied";
+    case Phase::kSurvey:
+      return "counting dirty pages";
+    case Phase::kPausing:
+      return "pausing the guest";
+    case Phase::kFinalRound:
+      return "sending the last pages";
+    case Phase::kSaving:
+      return "saving vCPU and device state";
+    case Phase::kSealing:
+      return "sealing";
+    case Phase::kFinishWait:
+      return "waiting for the destination to be ready";
+    case Phase::kHandedOver:
+      return "handed over";
+    case Phase::kReleasing:
+      return "closing the source";
+    case Phase::kStopping:
+      return "stopping the round";
+    case Phase::kTokenWait:
+      return "waiting for the abort token";
+    case Phase::kRecovering:
+      return "returning to the guest";
+    case Phase::kEnded:
+      return "ended";
+  }
+  return "invalid phase";
+}
+}  // namespace source
+
+namespace {
+
+Outcome outcome_of(const Error& error) {
+  switch (error.cls) {
+    case ErrorClass::kRefused:
+      return Outcome::kRefused;
+    case ErrorClass::kPolicy:
+      return Outcome::kPolicy;
+    case ErrorClass::kCancelled:
+      return Outcome::kCancelled;
+    case ErrorClass::kTimedOut:
+      return Outcome::kTimedOut;
+    default:
+      return Outcome::kSourceRuns;
+  }
+}
+
+}  // namespace
+
+SourceSession::SourceSession(SourceConfig config) : config_(std::move(config)) {
+  config_.hello.check_only = config_.check_only;
+  SEALIFT_ASSERT(config_.goals.rounds_max > 0);
+}
+
+void SourceSession::step(source::Event event, Actions& actions) {
+  if (phase_ == Phase::kEnded) return;
+  std::visit([&](auto& e) { on(e, actions); }, event);
+}
+
+void SourceSession::on(source::LinkUp&, Actions& actions) {
+  SEALIFT_ASSERT(phase_ == Phase::kConnecting);
+  phase_ = Phase::kHello;
+  actions.push_back(source::Send{config_.hello});
+}
+
+void SourceSession::on(source::Received& event, Actions& actions) {
+  std::visit([&](auto& record) { receive(record, actions); }, event.record);
+}
+
+void SourceSession::receive(Hello& peer, Actions& actions) {
+  if (phase_ != Phase::kHello) return unexpected(Record(std::move(peer)), actions);
+  auto agreed = negotiate(config_.hello, peer);
+  peer_ = std::move(peer);
+  if (!agreed) return give_up(outcome_of(agreed.error()), agreed.error(), true, actions);
+  agreed_ = *agreed;
+  if (config_.check_only) return end(Outcome::kDone, std::nullopt, actions);
+  phase_ = Phase::kAccept;
+  const bool verify = config_.verify && (agreed_.features & kFeatureVerifyDigest) != 0;
+  actions.push_back(source::Send{SessionStart{config_.guest_name, 1, verify}});
+}
+
+void SourceSession::receive(SessionAccept& accept, Actions& actions) {
+  if (phase_ != Phase::kAccept) return unexpected(Record(std::move(accept)), actions);
+  phase_ = Phase::kPlatform;
+  platform_started_ =
+      true;  // from here on a failure has to be cancelled, however far the start got
+  actions.push_back(source::StartPlatform{std::move(accept.identity)});
+}
+
+void SourceSession::on(source::PlatformStarted& event, Actions& actions) {
+  if (phase_ != Phase::kPlatform) return;  // given up meanwhile
+  phase_ = Phase::kReadyWait;
+  actions.push_back(source::Send{PlatformStart{std::move(event.start)}});
+}
+
+void SourceSession::receive(SessionReady& ready, Actions& actions) {
+  if (phase_ != Phase::kReadyWait) return unexpected(ready, actions);
+  run_round(false, actions);
+}
+
+void SourceSession::run_round(bool paused, Actions& actions) {
+  SEALIFT_ASSERT(!round_running_);
+  ++epoch_;
+  phase_ = paused ? Phase::kFinalRound : Phase::kRound;
+  round_running_ = true;
+  round_acknowledged_ = false;
+  actions.push_back(source::RunRound{epoch_, paused});
+}
+
+void SourceSession::on(source::RoundDone& event, Actions& actions) {
+  SEALIFT_ASSERT(round_running_);
+  round_running_ = false;
+  rounds_.push_back(event.stats);
+  if (phase_ == Phase::kStopping) return leave(actions);
+  if (phase_ == Phase::kFinalRound) {
+    phase_ = Phase::kSaving;
+    actions.push_back(source::SaveState{});
+    return;
+  }
+  SEALIFT_ASSERT(phase_ == Phase::kRound);
+  phase_ = Phase::kAckWait;
+  if (round_acknowledged_) survey(actions);
+}
+
+void SourceSession::receive(EpochAck& ack, Actions& actions) {
+  // The last epoch's acknowledgement may come while state is being saved or sealed: Ready implies
+  // it.
+  if (paused_ && ack.epoch == epoch_) return;
+  const bool in_round = phase_ == Phase::kRound || phase_ == Phase::kAckWait;
+  if (!in_round || ack.epoch != epoch_ || round_acknowledged_) return unexpected(ack, actions);
+  round_acknowledged_ = true;
+  if (phase_ == Phase::kAckWait) survey(actions);
+}
+
+void SourceSession::survey(Actions& actions) {
+  phase_ = Phase::kSurvey;
+  actions.push_back(source::Survey{});
+}
+
+void SourceSession::on(source::Surveyed& event, Actions& actions) {
+  if (phase_ != Phase::kSurvey) return;
+  SEALIFT_ASSERT(!rounds_.empty());
+  rounds_.back().dirty_after = event.dirty;
+  rounds_.back().total_ns = event.round_ns;
+  decision_ = decide(rounds_, config_.goals);
+  switch (decision_->step) {
+    case Step::kAnotherRound:
+      return run_round(false, actions);
+    case Step::kSwitchover:
+      phase_ = Phase::kPausing;
+      pausing_ = true;
+      actions.push_back(source::Pause{});
+      return;
+    case Step::kGiveUp:
+      return give_up(Outcome::kSourceRuns, Error{ErrorClass::kLocalFault, decision_->reason}, true,
+                     actions);
+  }
+}
+
+void SourceSession::on(source::Paused&, Actions& actions) {
+  if (phase_ != Phase::kPausing) return;
+  paused_ = true;
+  run_round(true, actions);
+}
+
+void SourceSession::on(source::StateSaved& event, Actions& actions) {
+  if (phase_ != Phase::kSaving) return;
+  state_items_ = static_cast<std::uint32_t>(event.state.size());
+  for (StateBlob& blob : event.state) actions.push_back(source::Send{std::move(blob)});
+  phase_ = Phase::kSealing;
+  sealed_ = true;
+  actions.push_back(source::Seal{});
+}
+
+void SourceSession::on(source::Sealed& event, Actions& actions) {
+  if (phase_ != Phase::kSealing) return;
+  Finish finish;
+  finish.epochs = epoch_;
+  for (const RoundStats& round : rounds_) {
+    finish.shared_pages += round.shared_pages + round.zero_pages;
+    finish.private_pages += round.private_pages;
+  }
+  finish.state_items = state_items_;
+  finish.page_map_digest = event.page_map_digest;
+  finish.token = std::move(event.token);
+  phase_ = Phase::kFinishWait;
+  actions.push_back(source::Send{std::move(finish)});
+}
+
+void SourceSession::receive(Ready& ready, Actions& actions) {
+  if (phase_ != Phase::kFinishWait) return unexpected(ready, actions);
+  ready_ = ready;
+  phase_ = Phase::kHandedOver;  // before the send: a send that fails half way must not bring the
+                                // guest back
+  actions.push_back(source::Send{Handover{}});
+}
+
+void SourceSession::receive(Running& running, Actions& actions) {
+  if (phase_ != Phase::kHandedOver) return unexpected(running, actions);
+  running_ = running;
+  phase_ = Phase::kReleasing;
+  actions.push_back(source::Release{});
+}
+
+void SourceSession::on(source::Released& event, Actions& actions) {
+  SEALIFT_ASSERT(phase_ == Phase::kReleasing);
+  end(Outcome::kDone, std::move(event.error), actions);
+}
+
+void SourceSession::receive(Abort& abort, Actions& actions) {
+  const std::string who = peer_ ? peer_->agent_name : std::string("the destination");
+  Error error{abort.cls, fmt::format("{} ended the migration: {}", who, abort.detail)};
+  const Outcome outcome = outcome_of(error);
+  if (outcome == Outcome::kSourceRuns) error.cls = ErrorClass::kPeerFault;
+  switch (phase_) {
+    case Phase::kTokenWait:
+      return recover(std::move(abort.abort_token), actions);
+    case Phase::kHandedOver:  // its declaration that the guest has not run there and never will
+      ending_ = Outcome::kSourceRuns;
+      error_ = std::move(error);
+      return recover(std::move(abort.abort_token), actions);
+    case Phase::kReleasing:
+    case Phase::kStopping:
+    case Phase::kRecovering:
+      return;
+    default:
+      break;
+  }
+  if (config_.seal_is_commitment && sealed_) {
+    ending_ = outcome;
+    error_ = std::move(error);
+    return recover(std::move(abort.abort_token), actions);
+  }
+  give_up(outcome, std::move(error), false, actions);
+}
+
+void SourceSession::unexpected(const Record& record, Actions& actions) {
+  // While giving up, records the peer sent before it heard of it are still on their way.
+  if (phase_ >= Phase::kReleasing) return;
+  Error error{ErrorClass::kMalformed,
+              fmt::format("unexpected record {} while {}", name_of(record), name_of(phase_))};
+  if (phase_ == Phase::kHandedOver) return end(Outcome::kInDoubt, std::move(error), actions);
+  give_up(Outcome::kSourceRuns, std::move(error), true, actions);
+}
+
+void SourceSession::on(source::RoundStopped&, Actions& actions) {
+  SEALIFT_ASSERT(round_running_);
+  round_running_ = false;
+  SEALIFT_ASSERT(phase_ == Phase::kStopping);
+  leave(actions);
+}
+
+void SourceSession::on(source::Failed& event, Actions& actions) {
+  if (round_running_) {  // only a round runs beside the control thread, so the failure is the
+                         // round's
+    round_running_ = false;
+    if (phase_ == Phase::kStopping) return leave(actions);
+  }
+  SEALIFT_ASSERT(phase_ != Phase::kHandedOver);
+  give_up(outcome_of(event.error), std::move(event.error), true, actions);
+}
+
+void SourceSession::on(source::LinkLost& event, Actions& actions) {
+  switch (phase_) {
+    case Phase::kHandedOver:
+      event.error.detail =
+          "the link was lost after the hand-over was sent, so the guest may run at the "
+          "destination: " +
+          event.error.detail;
+      return end(Outcome::kInDoubt, std::move(event.error), actions);
+    case Phase::kTokenWait:
+      event.error.detail =
+          "the link was lost before the destination's abort token arrived, and the platform "
+          "does not let the guest run here without it: " +
+          event.error.detail;
+      return end(Outcome::kInDoubt, std::move(event.error), actions);
+    case Phase::kReleasing:
+    case Phase::kStopping:
+    case Phase::kRecovering:
+      return;
+    default:
+      return give_up(outcome_of(event.error), std::move(event.error), false, actions);
+  }
+}
+
+void SourceSession::on(source::CancelRequested&, Actions& actions) {
+  if (phase_ >= Phase::kHandedOver) return;  // too late, or over already
+  give_up(Outcome::kCancelled, Error{ErrorClass::kCancelled, "cancelled by the operator"}, true,
+          actions);
+}
+
+void SourceSession::on(source::Tick& tick, Actions& actions) {
+  if (config_.deadline_ns == 0 || tick.now_ns < config_.deadline_ns) return;
+  if (phase_ >= Phase::kHandedOver) return;
+  give_up(
+      Outcome::kTimedOut,
+      Error{ErrorClass::kTimedOut, fmt::format("the time limit passed while {}", name_of(phase_))},
+      true, actions);
+}
+
+void SourceSession::give_up(Outcome outcome, Error error, bool tell_peer, Actions& actions) {
+  SEALIFT_ASSERT(phase_ != Phase::kHandedOver);
+  if (phase_ >= Phase::kStopping) return;  // the first reason stands
+  tell_peer_ = tell_peer && phase_ != Phase::kConnecting;
+  ending_ = outcome;
+  error_ = std::move(error);
+  if (!round_running_) return leave(actions);
+  phase_ = Phase::kStopping;
+  actions.push_back(source::StopRound{});
+}
+
+// No round runs any more: back to the guest first, the peer hears of it afterwards, unless the
+// platform needs the destination's token before the guest may run.
+void SourceSession::leave(Actions& actions) {
+  if (!config_.seal_is_commitment || !sealed_) return recover({}, actions);
+  phase_ = Phase::kTokenWait;
+  if (!tell_peer_) return end(Outcome::kInDoubt, std::move(error_), actions);
+  actions.push_back(source::Send{Abort{error_->cls, error_->detail, {}}});
+  tell_peer_ = false;
+}
+
+void SourceSession::recover(Bytes abort_token, Actions& actions) {
+  phase_ = Phase::kRecovering;
+  actions.push_back(source::Recover{platform_started_, pausing_, std::move(abort_token)});
+}
+
+void SourceSession::on(source::Recovered& event, Actions& actions) {
+  SEALIFT_ASSERT(phase_ == Phase::kRecovering);
+  if (tell_peer_) actions.push_back(source::Send{Abort{error_->cls, error_->detail, {}}});
+  if (event.resume_error) {
+    Error lost = std::move(*event.resume_error);
+    if (error_) lost.detail += "; it was being resumed because " + error_->detail;
+    return end(Outcome::kGuestLost, std::move(lost), actions);
+  }
+  end(ending_, std::move(error_), actions);
+}
+
+void SourceSession::end(Outcome outcome, std::optional<Error> error, Actions& actions) {
+  SEALIFT_ASSERT(phase_ != Phase::kEnded);
+  phase_ = Phase::kEnded;
+  actions.push_back(source::End{outcome, std::move(error)});
+}
+
+}  // namespace sealift

@@ -1,0 +1,77 @@
+// Statistics of a migration as plain structs. Times in nanoseconds from the caller's monotonic
+// clock, sizes in the unit that ends the name. Filled by the runners, read by policy, reports and
+// metrics. Plain values.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/dirty_set.h"
+#include "engine/result.h"
+
+namespace sealift {
+
+// What one round sent.
+struct RoundStats {
+  std::uint32_t epoch = 0;
+  bool guest_paused = false;        // the final round
+  std::uint64_t shared_pages = 0;   // sent raw
+  std::uint64_t zero_pages = 0;     // shared pages sent as "all zero"
+  std::uint64_t private_pages = 0;  // sent through the firmware
+  std::uint64_t skipped_pages = 0;  // taken but not sent: already dirty again, or nothing to export
+  std::uint64_t shared_bytes = 0;   // bytes of bodies
+  std::uint64_t private_bytes = 0;  // ciphertext and packet headers
+  std::uint64_t firmware_commands = 0;
+  std::uint64_t plain_ns = 0;     // time spent reading and sending shared pages
+  std::uint64_t firmware_ns = 0;  // time spent exporting and sending private pages
+  std::uint64_t total_ns = 0;     // until the destination acknowledged the epoch
+  DirtyCounts dirty_after;        // dirty when the round was over
+
+  std::uint64_t sent_pages() const { return shared_pages + zero_pages + private_pages; }
+};
+
+// Where the guest's pause went. `pause` … `handover` follow each other and add up to `total_ns`.
+struct DowntimeParts {
+  std::uint64_t pause_ns = 0;        // stop the vCPUs, complete pending exits
+  std::uint64_t final_round_ns = 0;  // last harvest and last pages
+  std::uint64_t save_state_ns = 0;   // vCPU and device state out
+  std::uint64_t seal_ns = 0;         // tokens, Finish, the destination applies, loads and checks
+  std::uint64_t release_ns = 0;      // last firmware command at the source
+  std::uint64_t handover_ns = 0;     // hand-over sent until "the guest runs" arrived
+  std::uint64_t total_ns = 0;
+
+  // Inside seal_ns and handover_ns, as the destination measured them.
+  std::uint64_t destination_load_ns = 0;
+  std::uint64_t destination_seal_ns = 0;
+  std::uint64_t destination_resume_ns = 0;
+};
+
+// How a migration ended, seen from the source. The right to run follows from it.
+enum class Outcome : std::uint8_t {
+  kUnfinished = 0,
+  kDone,        // the guest runs at the destination
+  kSourceRuns,  // failed; the guest runs at the source
+  kCancelled,   // the operator asked; the guest runs at the source
+  kRefused,     // a check said no before anything moved
+  kPolicy,      // attestation, certificates or guest policy said no
+  kTimedOut,    // the operator's limit passed; the guest runs at the source
+  kInDoubt,     // the link died after the hand-over was sent: neither side resumes by itself
+  kGuestLost,   // paused at the source and cannot be resumed there; the detail says why
+};
+const char* name_of(Outcome outcome);
+
+struct MigrationReport {
+  Outcome outcome = Outcome::kUnfinished;
+  std::optional<Error> error;
+  std::optional<Error> recovery_error;  // returning to the source's guest left something undone
+  std::vector<RoundStats> rounds;
+  DowntimeParts downtime;
+  std::uint64_t setup_ns = 0;  // connection, negotiation, platform start
+  std::uint64_t total_ns = 0;
+
+  RoundStats totals() const;  // sums over all rounds
+};
+
+}  // namespace sealift

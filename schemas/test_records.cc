@@ -1,0 +1,192 @@
+#include "schemas/test_records.h"
+
+namespace sealift::test_records {
+namespace {
+
+constexpr std::uint32_t kU32Max = ~std::uint32_t{0};
+constexpr std::uint64_t kU64Max = ~std::uint64_t{0};
+constexpr std::uint8_t kLastStream = limits::kStreamsMax - 1;
+
+Digest digest() {
+  Digest digest{};
+  for (std::size_t i = 0; i < digest.size(); ++i) digest[i] = static_cast<std::byte>(0xa0 + i);
+  return digest;
+}
+
+std::string long_text() { return std::string(limits::kTextBytesMax - 2, 'x') + "é"; }
+
+std::vector<GfnRange> ranges(std::size_t count) {
+  std::vector<GfnRange> list(count);
+  for (std::size_t i = 0; i < count; ++i) list[i] = GfnRange{Gfn{i * 0x1000}, i + 1};
+  if (!list.empty()) list.back() = GfnRange{Gfn{limits::kGuestPagesMax - 1}, 1};
+  return list;
+}
+
+Hello largest_hello() {
+  return {.version_min = 1,
+          .version_max = 0xffff,
+          .agent_name = long_text(),
+          .build = long_text(),
+          .platform = Platform::kTdx,
+          .backend = long_text(),
+          .page_bytes = kU32Max,
+          .memory = ranges(limits::kMemoryRangesMax),
+          .vcpus = limits::kVcpusMax,
+          .features = kU64Max,
+          .batch_pages_max = kU32Max,
+          .streams_max = 0xff,
+          .check_only = true};
+}
+
+PrivateBatch largest_private_batch() {
+  PrivateBatch batch = private_batch(limits::kBatchPagesMax);
+  batch.epoch = kU32Max;
+  batch.stream = kLastStream;
+  batch.ops.assign(batch.gfns.size(), PrivateOp::kMetadata);
+  batch.gfns.back() = Gfn{kU64Max};
+  batch.batch_auth = pattern(limits::kBatchAuthBytesMax);
+  batch.page_auth_bytes = limits::kPageAuthBytesMax;
+  batch.page_auth = pattern(batch.gfns.size() * limits::kPageAuthBytesMax);
+  batch.page_body_bytes = limits::kFramePayloadBytesMax / limits::kBatchPagesMax;
+  batch.body = pattern(limits::kFramePayloadBytesMax);
+  return batch;
+}
+
+}  // namespace
+
+Bytes pattern(std::size_t size, unsigned int seed) {
+  Bytes bytes(size);
+  std::uint32_t x = seed * 2654435761U + 1;
+  for (std::byte& b : bytes) {
+    x = x * 1664525U + 1013904223U;
+    b = static_cast<std::byte>(x >> 24);
+  }
+  return bytes;
+}
+
+SharedBatch shared_batch(std::size_t pages) {
+  SharedBatch batch;
+  batch.epoch = 7;
+  batch.stream = 3;
+  std::size_t raw = 0;
+  for (std::size_t i = 0; i < pages; ++i) {
+    batch.gfns.push_back(Gfn{0x100000 + 3 * i});
+    batch.encodings.push_back(i % 2 == 0 ? PageEncoding::kRaw : PageEncoding::kZero);
+    raw += i % 2 == 0 ? 1U : 0U;
+  }
+  batch.body = pattern(raw * kPageBytes);
+  return batch;
+}
+
+PrivateBatch private_batch(std::size_t pages) {
+  PrivateBatch batch;
+  batch.epoch = 7;
+  batch.stream = 2;
+  std::size_t bodies = 0;
+  for (std::size_t i = 0; i < pages; ++i) {
+    batch.gfns.push_back(Gfn{0x2000 + 5 * i});
+    batch.ops.push_back(PrivateOp{static_cast<std::uint8_t>(1 + i % 3)});
+    bodies += batch.ops.back() == PrivateOp::kCancel ? 0U : 1U;
+  }
+  batch.batch_auth = pattern(48, 2);
+  batch.page_auth_bytes = 52;
+  batch.page_auth = pattern(pages * 52, 3);
+  batch.page_body_bytes = kPageBytes;
+  batch.body = pattern(bodies * kPageBytes, 4);
+  return batch;
+}
+
+std::vector<Record> typical() {
+  return {
+      Hello{1,
+            1,
+            "rack7-node3",
+            "sealift 0.1.0",
+            Platform::kSev,
+            "kvm",
+            kPageBytes,
+            {{Gfn{0}, 0xa0}, {Gfn{0x100}, 0x3ff00}},
+            4,
+            kFeatureVerifyDigest,
+            512,
+            4,
+            true},
+      SessionStart{"database-1", 4, true},
+      SessionAccept{pattern(300)},
+      PlatformStart{pattern(200)},
+      SessionReady{},
+      shared_batch(5),
+      private_batch(4),
+      Conversions{3, {{Gfn{0x10}, 2}, {Gfn{0x20}, 1}}, {{Gfn{0x100}, 512}}},
+      EpochEnd{3, 0, 100, 200, pattern(40)},
+      EpochEnd{3, 5, 100, 200, {}},
+      EpochAck{3},
+      StateBlob{StateBlob::Kind::kVcpu, 2, "sregs2", 1, pattern(320)},
+      StateBlob{StateBlob::Kind::kDevice, 1, "serial", 3, pattern(24)},
+      Finish{9, 1000, 2000, 12, digest(), pattern(64)},
+      Ready{1'500'000, 2'500'000},
+      Handover{},
+      Running{300'000},
+      Abort{ErrorClass::kPolicy, "the guest's policy forbids this host", pattern(24)},
+      KeepAlive{},
+  };
+}
+
+std::vector<Record> largest() {
+  SharedBatch shared = shared_batch(limits::kBatchPagesMax);
+  shared.epoch = kU32Max;
+  shared.stream = kLastStream;
+  shared.gfns.back() = Gfn{limits::kGuestPagesMax - 1};
+  shared.encodings.assign(shared.gfns.size(), PageEncoding::kRaw);
+  shared.body = pattern(shared.gfns.size() * kPageBytes);
+  const Bytes blob = pattern(limits::kPlatformBlobBytesMax);
+  const Bytes state = pattern(limits::kStateBlobBytesMax);
+  const auto half = ranges(limits::kConversionRangesMax / 2);
+  return {
+      largest_hello(),
+      SessionStart{long_text(), limits::kStreamsMax, true},
+      SessionAccept{blob},
+      PlatformStart{blob},
+      SessionReady{},
+      shared,
+      largest_private_batch(),
+      Conversions{kU32Max, ranges(limits::kConversionRangesMax), {}},
+      Conversions{kU32Max, {}, ranges(limits::kConversionRangesMax)},
+      Conversions{kU32Max, half, half},
+      Conversions{0, {{Gfn{0}, limits::kGuestPagesMax}}, {}},
+      EpochEnd{kU32Max, 0, kU64Max, kU64Max, blob},
+      EpochEnd{kU32Max, kLastStream, kU64Max, kU64Max, {}},
+      EpochAck{kU32Max},
+      StateBlob{StateBlob::Kind::kVcpu, limits::kVcpusMax - 1, long_text(), kU32Max, state},
+      StateBlob{StateBlob::Kind::kDevice, kU32Max, long_text(), kU32Max, state},
+      Finish{kU32Max, kU64Max, kU64Max, limits::kStateBlobsMax, digest(), blob},
+      Ready{kU64Max, kU64Max},
+      Handover{},
+      Running{kU64Max},
+      Abort{ErrorClass::kUsage, long_text(), blob},
+      KeepAlive{},
+  };
+}
+
+std::vector<Record> smallest() {
+  Hello hello;
+  hello.version_min = hello.version_max = 0;
+  hello.page_bytes = 0;
+  hello.vcpus = 0;
+  hello.streams_max = 0;
+  SharedBatch shared;
+  shared.gfns = {Gfn{0}};
+  shared.encodings = {PageEncoding::kZero};
+  PrivateBatch cancel;
+  cancel.gfns = {Gfn{0}};
+  cancel.ops = {PrivateOp::kCancel};
+  return {hello,           SessionStart{"", 1, false},
+          SessionAccept{}, PlatformStart{},
+          shared,          cancel,
+          Conversions{},   EpochEnd{},
+          EpochAck{},      StateBlob{},
+          Finish{},        Ready{},
+          Running{},       Abort{}};
+}
+
+}  // namespace sealift::test_records

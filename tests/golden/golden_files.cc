@@ -1,0 +1,203 @@
+#include "tests/golden/golden_files.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "engine/limits.h"
+#include "schemas/record_type.h"
+#include "transport/frame.h"
+
+namespace sealift::golden {
+namespace {
+
+// Bytes that can be recognised in a dump: start, start + 1, …
+Bytes counting(std::size_t size, unsigned int start) {
+  Bytes bytes(size);
+  for (std::size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::byte>(start + i);
+  return bytes;
+}
+
+Digest digest() {
+  Digest digest{};
+  for (std::size_t i = 0; i < digest.size(); ++i) digest[i] = static_cast<std::byte>(0xd0 + i);
+  return digest;
+}
+
+Hello hello(std::string agent) {
+  return {1,
+          1,
+          std::move(agent),
+          "sealift 0.1.0",
+          Platform::kSev,
+          "model",
+          kPageBytes,
+          {{Gfn{0}, 0xa0}, {Gfn{0x100}, 0xf00}},
+          2,
+          kFeatureVerifyDigest,
+          512,
+          2,
+          false};
+}
+
+SharedBatch shared_pages(std::uint32_t epoch) {
+  return {epoch,
+          0,
+          {Gfn{0x10}, Gfn{0x11}, Gfn{0x13}},
+          {PageEncoding::kZero, PageEncoding::kRaw, PageEncoding::kZero},
+          counting(kPageBytes, 0)};
+}
+
+// Two pages as SEV exports them, short bodies to keep the file small, and one that became shared.
+PrivateBatch private_pages(std::uint32_t epoch, std::uint8_t stream) {
+  return {epoch,
+          stream,
+          {Gfn{0x200}, Gfn{0x201}, Gfn{0x202}},
+          {PrivateOp::kImport, PrivateOp::kCancel, PrivateOp::kMetadata},
+          counting(8, 0x40),
+          52,
+          counting(std::size_t{3} * 52, 1),
+          64,
+          counting(128, 0x80)};
+}
+
+StateBlob vcpu_state(std::uint32_t index) {
+  return {StateBlob::Kind::kVcpu, index, "sregs2", 1, counting(40, index)};
+}
+
+StateBlob device_state() { return {StateBlob::Kind::kDevice, 0, "serial", 2, counting(12, 9)}; }
+
+std::vector<EncodedRecord> encode_all(const std::vector<Record>& records) {
+  std::vector<EncodedRecord> encoded;
+  encoded.reserve(records.size());
+  for (const Record& record : records) encoded.push_back(encode(record));
+  return encoded;
+}
+
+GoldenFile single(std::string name, Record record) {
+  Bytes bytes = frame_of(encode(record), 0);
+  return {"wire-v1/" + std::move(name) + ".bin", std::move(bytes), {std::move(record)}};
+}
+
+GoldenFile session(std::string name, std::vector<Record> records) {
+  std::vector<EncodedRecord> encoded = encode_all(records);
+  // What a newer peer may send: an optional record of a number that version 1 does not have.
+  encoded.insert(encoded.begin() + 1, EncodedRecord{0x80ff, 0, counting(16, 0), counting(5, 0)});
+  return {"wire-v1/" + std::move(name) + ".bin", stream_of(encoded), std::move(records)};
+}
+
+std::vector<Record> source_session() {
+  return {
+      hello("rack1-node1"),
+      SessionStart{"database-1", 2, true},
+      PlatformStart{counting(24, 0x20)},
+      Conversions{0, {{Gfn{0x10}, 0x10}}, {}},
+      shared_pages(1),
+      private_pages(1, 1),
+      EpochEnd{1, 0, 3, 0, counting(8, 0x60)},
+      EpochEnd{1, 1, 0, 2, {}},
+      KeepAlive{},
+      Conversions{2, {{Gfn{0x80}, 1}}, {{Gfn{0x1f}, 1}}},
+      SharedBatch{2, 0, {Gfn{0x80}}, {PageEncoding::kZero}, {}},
+      PrivateBatch{
+          2, 0, {Gfn{0x1f}}, {PrivateOp::kImport}, {}, 52, counting(52, 2), 64, counting(64, 0x90)},
+      EpochEnd{2, 0, 1, 1, {}},
+      EpochEnd{2, 1, 0, 0, {}},
+      vcpu_state(0),
+      vcpu_state(1),
+      device_state(),
+      Finish{2, 4, 3, 3, digest(), {}},
+      Handover{},
+  };
+}
+
+std::vector<Record> destination_session() {
+  return {
+      hello("rack2-node7"), SessionAccept{counting(32, 0x10)}, SessionReady{},  EpochAck{1},
+      EpochAck{2},          Ready{1'500'000, 250'000},         Running{90'000},
+  };
+}
+
+}  // namespace
+
+std::vector<GoldenFile> golden_files() {
+  std::vector<GoldenFile> files;
+  const auto add = [&](const char* name, Record record) {
+    files.push_back(single(name, std::move(record)));
+  };
+  add("hello", hello("rack1-node1"));
+  add("session_start", SessionStart{"database-1", 2, true});
+  add("session_accept", SessionAccept{counting(32, 0x10)});
+  add("platform_start", PlatformStart{counting(24, 0x20)});
+  add("session_ready", SessionReady{});
+  add("shared_pages", shared_pages(1));
+  add("private_pages", private_pages(1, 1));
+  add("conversions", Conversions{2, {{Gfn{0x80}, 1}}, {{Gfn{0x1f}, 1}, {Gfn{0x40}, 8}}});
+  add("epoch_end", EpochEnd{1, 0, 3, 2, counting(8, 0x60)});
+  add("epoch_ack", EpochAck{1});
+  add("vcpu_state", vcpu_state(1));
+  add("device_state", device_state());
+  add("finish", Finish{2, 4, 3, 3, digest(), counting(8, 0x70)});
+  add("ready", Ready{1'500'000, 250'000});
+  add("handover", Handover{});
+  add("running", Running{90'000});
+  add("abort",
+      Abort{ErrorClass::kRefused, "platforms differ: a has sev, b has tdx", counting(8, 1)});
+  add("keep_alive", KeepAlive{});
+  files.push_back(session("source_session", source_session()));
+  files.push_back(session("destination_session", destination_session()));
+  return files;
+}
+
+Bytes example_frame() { return frame_of(encode(EpochAck{3}), 7); }
+
+Bytes frame_of(const EncodedRecord& record, std::uint64_t sequence) {
+  FrameHeader header;
+  header.type = record.type;
+  header.stream = record.stream;
+  header.meta_bytes = static_cast<std::uint32_t>(record.meta.size());
+  header.payload_bytes = static_cast<std::uint32_t>(record.payload.size());
+  header.session_id = kSession;
+  header.sequence = sequence;
+  header.body_checksum = body_checksum(record.meta, record.payload);
+  const auto raw = encode_header(header);
+  Bytes bytes(raw.size() + record.meta.size() + record.payload.size());
+  const auto meta_at = std::copy(raw.begin(), raw.end(), bytes.begin());
+  const auto payload_at = std::copy(record.meta.begin(), record.meta.end(), meta_at);
+  std::copy(record.payload.begin(), record.payload.end(), payload_at);
+  return bytes;
+}
+
+Bytes stream_of(const std::vector<EncodedRecord>& records) {
+  Bytes bytes;
+  std::array<std::uint64_t, 256> next{};
+  for (const EncodedRecord& record : records) {
+    const Bytes frame = frame_of(record, next[record.stream]++);
+    bytes.insert(bytes.end(), frame.begin(), frame.end());
+  }
+  return bytes;
+}
+
+Result<std::vector<Record>> read_stream(ByteView bytes, bool whole) {
+  std::vector<Record> records;
+  FrameOrder order;
+  for (std::size_t offset = 0; offset < bytes.size();) {
+    const std::size_t start = offset;
+    SEALIFT_TRY(Frame frame, parse_frame(bytes, offset, order));
+    auto record = decode(frame.type, frame.stream, frame.meta, std::move(frame.payload));
+    if (!record) {
+      return fail(record.error().cls, "at offset {}: {}", start, record.error().detail);
+    }
+    if (record->has_value()) records.push_back(std::move(**record));
+  }
+  const bool ended = !records.empty() && (std::holds_alternative<Handover>(records.back()) ||
+                                          std::holds_alternative<Running>(records.back()) ||
+                                          std::holds_alternative<Abort>(records.back()));
+  if (whole && !ended) {
+    return fail(ErrorClass::kDisconnected,
+                "the stream ends after {} records without a terminal one", records.size());
+  }
+  return records;
+}
+
+}  // namespace sealift::golden

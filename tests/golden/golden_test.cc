@@ -1,0 +1,182 @@
+// Bytes on disk against the code of today: what was once written is still written and still read,
+// and nothing damaged is ever taken for it.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <deque>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <set>
+#include <sstream>
+
+#include "engine/destination_session.h"
+#include "tests/golden/golden_files.h"
+
+namespace sealift::golden {
+namespace {
+
+const std::filesystem::path kGoldenDir = SEALIFT_GOLDEN_DIR;
+const std::filesystem::path kWireSpec = SEALIFT_WIRE_SPEC;
+
+Bytes read_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  const std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  EXPECT_FALSE(content.empty()) << path << " is missing or empty";
+  const auto* first = reinterpret_cast<const std::byte*>(content.data());
+  return {first, first + content.size()};
+}
+
+bool is_session(const GoldenFile& file) {
+  return file.name.find("session.bin") != std::string::npos;
+}
+
+TEST(Golden, TheCodeStillWritesTheseBytes) {
+  for (const GoldenFile& file : golden_files()) {
+    EXPECT_TRUE(read_file(kGoldenDir / file.name) == file.bytes) << file.name;
+  }
+  for (const BrokenFile& file : broken_files()) {
+    EXPECT_TRUE(read_file(kGoldenDir / file.name) == file.bytes) << file.name;
+  }
+}
+
+TEST(Golden, TheCodeStillReadsTheseBytes) {
+  for (const GoldenFile& file : golden_files()) {
+    auto records = read_stream(read_file(kGoldenDir / file.name), is_session(file));
+    ASSERT_TRUE(records.has_value()) << file.name << ": " << records.error().detail;
+    EXPECT_TRUE(*records == file.records) << file.name;
+  }
+}
+
+TEST(Golden, EveryFileIsNamedHere) {
+  std::set<std::string> known;
+  for (const GoldenFile& file : golden_files()) known.insert(file.name);
+  for (const BrokenFile& file : broken_files()) known.insert(file.name);
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(kGoldenDir)) {
+    if (entry.path().extension() != ".bin") continue;
+    const std::string name = std::filesystem::relative(entry.path(), kGoldenDir).string();
+    EXPECT_TRUE(known.contains(name)) << name << " is not made by golden_writer";
+  }
+}
+
+TEST(Golden, EachBrokenStreamIsRefusedWithItsMessage) {
+  std::set<std::string> messages;
+  for (const BrokenFile& file : broken_files()) {
+    auto records = read_stream(read_file(kGoldenDir / file.name), false);
+    ASSERT_FALSE(records.has_value()) << file.name;
+    EXPECT_EQ(records.error().cls, ErrorClass::kMalformed) << file.name;
+    EXPECT_EQ(records.error().detail.substr(0, file.message.size()), file.message) << file.name;
+    EXPECT_TRUE(messages.insert(file.message).second)
+        << file.name << ": the message is not its own";
+  }
+}
+
+TEST(Golden, EveryTruncationIsAnError) {
+  for (const GoldenFile& file : golden_files()) {
+    if (!is_session(file)) continue;
+    const Bytes bytes = read_file(kGoldenDir / file.name);
+    for (std::size_t size = 0; size < bytes.size(); ++size) {
+      auto records = read_stream(ByteView(bytes).first(size), true);
+      ASSERT_FALSE(records.has_value()) << file.name << " cut to " << size << " bytes";
+    }
+  }
+}
+
+TEST(Golden, EveryTruncationOfASingleFrameIsMalformed) {
+  for (const GoldenFile& file : golden_files()) {
+    if (is_session(file)) continue;
+    const Bytes bytes = read_file(kGoldenDir / file.name);
+    for (std::size_t size = 1; size < bytes.size(); ++size) {
+      auto records = read_stream(ByteView(bytes).first(size), false);
+      ASSERT_FALSE(records.has_value()) << file.name << " cut to " << size << " bytes";
+      ASSERT_EQ(records.error().cls, ErrorClass::kMalformed);
+    }
+  }
+}
+
+TEST(Golden, EveryFlippedBitIsMalformed) {
+  for (const GoldenFile& file : golden_files()) {
+    Bytes bytes = read_file(kGoldenDir / file.name);
+    for (std::size_t bit = 0; bit < bytes.size() * 8; ++bit) {
+      bytes[bit / 8] ^= std::byte{1} << (bit % 8);
+      auto records = read_stream(bytes, is_session(file));
+      bytes[bit / 8] ^= std::byte{1} << (bit % 8);
+      ASSERT_FALSE(records.has_value()) << file.name << " with bit " << bit << " flipped";
+      ASSERT_EQ(records.error().cls, ErrorClass::kMalformed);
+    }
+  }
+}
+
+// A host on which everything succeeds, and what the session did with it.
+struct DestinationWorld {
+  std::vector<Record> sent;
+  std::optional<destination::End> end;
+  Bytes identity;
+
+  std::optional<destination::Event> react(destination::Action& action) {
+    using namespace destination;
+    if (auto* send = std::get_if<Send>(&action)) sent.push_back(std::move(send->record));
+    if (auto* ended = std::get_if<End>(&action)) end = std::move(*ended);
+    if (std::holds_alternative<GetIdentity>(action)) return Identity{identity};
+    if (std::holds_alternative<BeginPlatform>(action)) return PlatformBegun{};
+    if (std::holds_alternative<EndEpoch>(action)) return EpochEnded{};
+    if (std::holds_alternative<CheckAndLoad>(action)) return Loaded{1'500'000, 250'000};
+    if (std::holds_alternative<destination::Run>(action)) return Ran{90'000};
+    return std::nullopt;
+  }
+};
+
+const GoldenFile& named(const std::vector<GoldenFile>& files, const std::string& name) {
+  return *std::find_if(files.begin(), files.end(),
+                       [&](const GoldenFile& file) { return file.name == name; });
+}
+
+// The two golden sessions are one migration: the engine's destination, fed with the source's
+// direction, says the other.
+TEST(Golden, TheDestinationSessionAnswersOneStreamWithTheOther) {
+  const std::vector<GoldenFile> files = golden_files();
+  const GoldenFile& theirs = named(files, "wire-v1/source_session.bin");
+  const GoldenFile& ours = named(files, "wire-v1/destination_session.bin");
+  const auto& local = std::get<Hello>(ours.records[0]);
+  auto layout = MemoryLayout::make(local.memory);
+  ASSERT_TRUE(layout.has_value());
+  DestinationSession session(local, *layout);
+  DestinationWorld world{{}, {}, std::get<SessionAccept>(ours.records[1]).identity};
+  for (const Record& record : theirs.records) {
+    std::deque<destination::Event> events{destination::Received{record}};
+    for (; !events.empty(); events.pop_front()) {
+      std::vector<destination::Action> actions;
+      session.step(std::move(events.front()), actions);
+      for (destination::Action& action : actions) {
+        if (auto answer = world.react(action)) events.push_back(std::move(*answer));
+      }
+    }
+  }
+  ASSERT_TRUE(world.end.has_value());
+  EXPECT_EQ(world.end->outcome, DestinationOutcome::kRuns)
+      << (world.end->error ? world.end->error->detail : "");
+  EXPECT_TRUE(world.sent == ours.records);
+}
+
+// The hex block "```example" of docs/spec/wire.md: lines of an offset, a colon and bytes.
+TEST(Golden, TheWorkedExampleOfTheSpecificationIsTrue) {
+  std::ifstream spec(kWireSpec);
+  Bytes bytes;
+  bool inside = false;
+  for (std::string line; std::getline(spec, line);) {
+    if (line.rfind("```", 0) == 0) {
+      inside = line == "```example";
+      continue;
+    }
+    if (!inside) continue;
+    std::istringstream words(line.substr(line.find(':') + 1));
+    for (unsigned int byte = 0; words >> std::hex >> byte;) {
+      bytes.push_back(static_cast<std::byte>(byte));
+    }
+  }
+  EXPECT_TRUE(bytes == example_frame()) << bytes.size() << " bytes in the specification";
+}
+
+}  // namespace
+}  // namespace sealift::golden

@@ -1,0 +1,322 @@
+#include "tools/agent/agent.h"
+
+#include <chrono>
+#include <utility>
+
+#include "engine/assert.h"
+#include "engine/limits.h"
+#include "tools/agent/clock.h"
+#include "tools/agent/wire_channel.h"
+
+namespace sealift {
+namespace {
+
+constexpr std::chrono::milliseconds kBootMax{120'000};
+constexpr std::chrono::milliseconds kSelfCheckMax{120'000};
+constexpr Millis kConnectMax{5'000};
+constexpr Millis kPeerSilentMax{10'000};
+constexpr const char* kBuild = "sealift 0.1.0";
+
+Outcome outcome_of_connecting(const Error& error) {
+  switch (error.cls) {
+    case ErrorClass::kPolicy:
+      return Outcome::kPolicy;
+    case ErrorClass::kCancelled:
+      return Outcome::kCancelled;
+    case ErrorClass::kTimedOut:
+      return Outcome::kTimedOut;
+    default:
+      return Outcome::kSourceRuns;
+  }
+}
+
+}  // namespace
+
+const char* name_of(AgentState state) {
+  switch (state) {
+    case AgentState::kEmpty:
+      return "empty";
+    case AgentState::kReceiving:
+      return "receiving";
+    case AgentState::kRunning:
+      return "running";
+    case AgentState::kMigrating:
+      return "migrating";
+    case AgentState::kHandedOver:
+      return "handed-over";
+    case AgentState::kInDoubt:
+      return "in-doubt";
+    case AgentState::kLost:
+      return "lost";
+  }
+  return "invalid state";
+}
+
+Agent::Agent(AgentConfig config, BackendDecision backend, Log log)
+    : config_(std::move(config)), backend_(std::move(backend)), log_(std::move(log)) {}
+
+Result<std::unique_ptr<Agent>> Agent::start(AgentConfig config, Log log) {
+  SEALIFT_TRY(BackendDecision backend, decide_backend(config.guest.backend));
+  config.guest.vm.backend = backend.backend;
+  SEALIFT_CHECK(check_config(config.guest.vm));
+  const bool has_guest = config.has_guest;
+  std::unique_ptr<Agent> agent(new Agent(std::move(config), std::move(backend), std::move(log)));
+  SEALIFT_CHECK(agent->open(has_guest));
+  return agent;
+}
+
+Result<void> Agent::open(bool has_guest) {
+  SEALIFT_TRY(layout_, layout_of_guest(config_.guest.vm.memory_bytes));
+  SEALIFT_TRY(platform_, PlatformHost::make(config_.guest.vm.platform, backend_.backend));
+  if (!config_.certs_dir.empty()) {
+    SEALIFT_TRY(tls_client_, TlsContext::load(config_.certs_dir, TlsRole::kClient));
+    SEALIFT_TRY(tls_server_, TlsContext::load(config_.certs_dir, TlsRole::kServer));
+  }
+  if (has_guest) {
+    SEALIFT_TRY(auto machine, Machine::launch(*platform_, config_.guest.vm));
+    SEALIFT_CHECK(machine->vm().wait_booted(kBootMax));
+    machine_ = std::move(machine);
+    state_ = AgentState::kRunning;
+  }
+  if (config_.listen) {
+    SEALIFT_TRY(Listener listener, Listener::bind(*config_.listen));
+    listener_.emplace(std::move(listener));
+    accept_thread_ = std::jthread([this] { accept_connections(); });
+  }
+  return {};
+}
+
+Agent::~Agent() {
+  static_cast<void>(cancel());  // nothing to cancel is fine here
+  stopping_.cancel();
+  if (accept_thread_.joinable()) accept_thread_.join();
+  if (migration_thread_.joinable()) migration_thread_.join();
+}
+
+std::optional<Address> Agent::listen_address() const {
+  if (!listener_) return std::nullopt;
+  return listener_->bound_address();
+}
+
+Hello Agent::hello() const {
+  Hello hello;
+  hello.agent_name = config_.name;
+  hello.build = kBuild;
+  hello.platform = config_.guest.vm.platform;
+  hello.backend = name_of(backend_.backend);
+  hello.memory = layout_.ranges();
+  hello.vcpus = config_.guest.vm.vcpus;
+  hello.features = kFeatureVerifyDigest;
+  hello.batch_pages_max = limits::kBatchPagesMax;
+  return hello;
+}
+
+AgentStatus Agent::status() const {
+  const std::lock_guard lock(mutex_);
+  AgentStatus status;
+  status.name = config_.name;
+  status.state = state_;
+  status.backend = backend_;
+  status.platform = platform_->describe();
+  status.guest = config_.guest;
+  if (machine_) status.vm = machine_->vm().status();
+  if (state_ == AgentState::kMigrating || state_ == AgentState::kReceiving)
+    status.progress = progress_.read();
+  status.report = report_;
+  status.incoming = incoming_report_;
+  return status;
+}
+
+Result<void> Agent::start_migration(MigrateOptions options) {
+  const std::lock_guard work(guest_work_);
+  {
+    const std::lock_guard lock(mutex_);
+    if (state_ != AgentState::kRunning) {
+      return fail(ErrorClass::kRefused, "{} has no running guest to migrate: it is {}",
+                  config_.name, name_of(state_));
+    }
+    if (const VmStatus vm = machine_->vm().status(); vm.state == VmState::kTerminated) {
+      return fail(ErrorClass::kRefused, "the guest of {} has terminated: {}", config_.name,
+                  vm.reason);
+    }
+    if (options.to.kind == Address::Kind::kTcp && !tls_client_ && !config_.allow_plain_tcp) {
+      return fail(ErrorClass::kPolicy,
+                  "{} was started without certificates; migrating over {} needs them", config_.name,
+                  to_string(options.to));
+    }
+    state_ = AgentState::kMigrating;
+    report_.reset();
+    connecting_.emplace();
+  }
+  if (migration_thread_.joinable()) migration_thread_.join();
+  migration_thread_ = std::jthread([this, options] { run_migration(options); });
+  return {};
+}
+
+void Agent::run_migration(MigrateOptions options) {
+  log_(fmt::format("{} {} to {}", options.check_only ? "checking a migration of" : "migrating",
+                   config_.guest.name, to_string(options.to)));
+  settle(options, migrate(options));
+}
+
+MigrationReport Agent::migrate(const MigrateOptions& options) {
+  progress_.update([](ProgressSnapshot& p) {
+    p = ProgressSnapshot{};
+    p.phase = "connecting";
+    p.started_ns = steady_now_ns();
+  });
+  MigrationReport failed;
+  Stopwatch watch;
+  ConnectOptions connecting;
+  connecting.connect_timeout = kConnectMax;
+  connecting.idle_timeout = kPeerSilentMax;
+  if (options.to.kind == Address::Kind::kTcp && tls_client_) connecting.tls = &*tls_client_;
+  CancelToken token;
+  std::shared_ptr<Machine> machine;
+  {
+    const std::lock_guard lock(mutex_);
+    token = *connecting_;
+    machine = machine_;
+  }
+  auto stream = connect(options.to, connecting, token);
+  if (!stream) {
+    failed.outcome = outcome_of_connecting(stream.error());
+    failed.error = std::move(stream.error());
+    failed.total_ns = watch.elapsed_ns();
+    return failed;
+  }
+  WireChannel channel(std::move(*stream), new_session_id());
+  SourceConfig source;
+  source.hello = hello();
+  source.guest_name = config_.guest.name;
+  source.goals = options.goals;
+  source.check_only = options.check_only;
+  source.verify = options.verify;
+  if (machine->exporter() != nullptr) {
+    source.seal_is_commitment = machine->exporter()->traits().seal_is_commitment;
+  }
+  if (options.timeout_ns != 0) source.deadline_ns = steady_now_ns() + options.timeout_ns;
+  SourceRunner runner(source, machine->vm(), machine->exporter(), channel, progress_);
+  {
+    const std::lock_guard lock(mutex_);
+    if (token.cancelled()) runner.cancel();
+    connecting_.reset();
+    source_runner_ = &runner;
+  }
+  MigrationReport report = runner.run();
+  const std::lock_guard lock(mutex_);
+  source_runner_ = nullptr;
+  return report;
+}
+
+void Agent::settle(const MigrateOptions& options, MigrationReport report) {
+  std::string text =
+      fmt::format("{}: {}", options.check_only ? "check" : "migration", name_of(report.outcome));
+  if (report.error) text += ": " + report.error->detail;
+  log_(text);
+  const std::lock_guard lock(mutex_);
+  connecting_.reset();
+  switch (report.outcome) {
+    case Outcome::kDone:
+      state_ = options.check_only ? AgentState::kRunning : AgentState::kHandedOver;
+      break;
+    case Outcome::kInDoubt:
+      state_ = AgentState::kInDoubt;
+      break;
+    case Outcome::kGuestLost:
+      state_ = AgentState::kLost;
+      break;
+    default:
+      state_ = AgentState::kRunning;
+      break;
+  }
+  report_ = std::move(report);
+}
+
+Result<void> Agent::cancel() {
+  const std::lock_guard lock(mutex_);
+  if (state_ == AgentState::kMigrating && source_runner_ != nullptr) {
+    source_runner_->cancel();
+    return {};
+  }
+  if (state_ == AgentState::kMigrating && connecting_) {
+    connecting_->cancel();
+    return {};
+  }
+  if (state_ == AgentState::kReceiving && destination_runner_ != nullptr) {
+    destination_runner_->cancel();
+    return {};
+  }
+  return fail(ErrorClass::kRefused, "{} has no migration to cancel: it is {}", config_.name,
+              name_of(state_));
+}
+
+Result<DigestAnswer> Agent::digest(DigestAt at) {
+  const std::lock_guard work(guest_work_);
+  bool handover = at == DigestAt::kHandover;
+  if (at == DigestAt::kAuto) {
+    const std::lock_guard lock(mutex_);
+    handover = state_ == AgentState::kHandedOver || (arrival_ && arrival_map_);
+  }
+  return handover ? digest_handover() : digest_now();
+}
+
+Result<DigestAnswer> Agent::digest_now() {
+  std::shared_ptr<Machine> machine;
+  {
+    const std::lock_guard lock(mutex_);
+    if (state_ == AgentState::kMigrating || state_ == AgentState::kReceiving) {
+      return fail(ErrorClass::kRefused, "{} is {}: its memory is on the move", config_.name,
+                  name_of(state_));
+    }
+    if (!machine_) return fail(ErrorClass::kRefused, "{} has no guest", config_.name);
+    machine = machine_;
+  }
+  Vm& vm = machine->vm();
+  const bool was_running = vm.status().state == VmState::kRunning;
+  if (was_running) SEALIFT_CHECK(vm.pause());
+  auto digest = digest_of(vm.layout(), vm.page_map(),
+                          [&](Gfn gfn, auto out) { return vm.read_guest_view(gfn, out); });
+  if (was_running) SEALIFT_CHECK(vm.resume());
+  if (!digest) return fail(std::move(digest.error()));
+  return DigestAnswer{*digest, false};
+}
+
+Result<DigestAnswer> Agent::digest_handover() {
+  std::shared_ptr<ArrivalDigest> arrival;
+  std::optional<GuestDigest> map;
+  bool left = false;
+  {
+    const std::lock_guard lock(mutex_);
+    left = state_ == AgentState::kHandedOver;
+    arrival = arrival_;
+    map = arrival_map_;
+  }
+  if (left) {
+    SEALIFT_TRY(DigestAnswer answer, digest_now());  // the memory has not changed since
+    answer.at_handover = true;
+    return answer;
+  }
+  if (!arrival || !map) {
+    return fail(ErrorClass::kRefused,
+                "{} has no digest of a hand-over: no guest arrived or left with one", config_.name);
+  }
+  map->memory_sha256 = arrival->memory_sha256();
+  return DigestAnswer{*map, true};
+}
+
+Result<SelfCheck> Agent::self_check() {
+  const std::lock_guard work(guest_work_);
+  std::shared_ptr<Machine> machine;
+  {
+    const std::lock_guard lock(mutex_);
+    if (state_ != AgentState::kRunning) {
+      return fail(ErrorClass::kRefused, "{} has no running guest to ask: it is {}", config_.name,
+                  name_of(state_));
+    }
+    machine = machine_;
+  }
+  return machine->vm().self_check(kSelfCheckMax);
+}
+
+}  // namespace sealift

@@ -1,0 +1,151 @@
+// Agent: one host's end of migrations. Holds at most one guest, sends it away when told, takes one
+// when it comes.
+//
+// Owner:   main(); everything it makes is joined and closed by its destructor.
+// Threads: the public calls may come from any thread (the control API's); one thread accepts
+// migrations, one each
+//          drives an outgoing migration and every incoming connection.
+// Failure: as Result says; a migration's end is in status().report or status().incoming.
+// Invariant: the guest of this agent runs only in states kRunning and kMigrating (until its pause).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "engine/stats.h"
+#include "tools/agent/destination_runner.h"
+#include "tools/agent/guest_digest.h"
+#include "tools/agent/guest_spec.h"
+#include "tools/agent/machine.h"
+#include "tools/agent/progress.h"
+#include "tools/agent/source_runner.h"
+#include "transport/connect.h"
+#include "transport/tls.h"
+
+namespace sealift {
+
+struct AgentConfig {
+  std::string name = "agent";
+  bool has_guest = false;  // role source: launch the guest; otherwise wait for it
+  GuestSpec guest;
+  std::optional<Address> listen;  // where guests may arrive
+  std::string certs_dir;          // ca.pem, host.pem, host.key; empty: none
+  bool allow_plain_tcp = false;   // tcp without TLS, for tests on a trusted link
+};
+
+struct MigrateOptions {
+  Address to;
+  bool check_only = false;
+  bool verify = true;
+  Goals goals;
+  std::uint64_t timeout_ns = 0;  // 0: none
+};
+
+enum class AgentState : std::uint8_t {
+  kEmpty,  // waits for a guest
+  kReceiving,
+  kRunning,
+  kMigrating,
+  kHandedOver,  // the guest runs elsewhere; its last memory is kept for digests until the agent
+                // ends
+  kInDoubt,     // the guest is paused here and may run elsewhere
+  kLost,        // paused here and cannot be resumed
+};
+const char* name_of(AgentState state);
+
+struct AgentStatus {
+  std::string name;
+  AgentState state = AgentState::kEmpty;
+  BackendDecision backend;
+  std::string platform;  // what is real and what is modelled
+  GuestSpec guest;
+  std::optional<VmStatus> vm;
+  std::optional<ProgressSnapshot> progress;   // while migrating or receiving
+  std::optional<MigrationReport> report;      // of the last outgoing migration or check
+  std::optional<DestinationReport> incoming;  // of the last incoming one
+};
+
+enum class DigestAt : std::uint8_t { kAuto, kNow, kHandover };
+struct DigestAnswer {
+  GuestDigest digest;
+  bool at_handover = false;
+};
+
+class Agent {
+ public:
+  using Log = std::function<void(const std::string&)>;
+  // Launches the guest if it has one, and listens if it is to.
+  static Result<std::unique_ptr<Agent>> start(AgentConfig config, Log log);
+  ~Agent();
+
+  std::optional<Address> listen_address() const;
+  const BackendDecision& backend() const { return backend_; }
+  AgentStatus status() const;
+  // Returns once the migration is under way; status() tells the rest.
+  Result<void> start_migration(MigrateOptions options);
+  // kRefused when there is nothing to cancel (any more).
+  Result<void> cancel();
+  Result<DigestAnswer> digest(DigestAt at);
+  Result<SelfCheck> self_check();
+
+ private:
+  Agent(AgentConfig config, BackendDecision backend, Log log);
+  Result<void> open(bool has_guest);
+  Hello hello() const;
+
+  void run_migration(MigrateOptions options);
+  MigrationReport migrate(const MigrateOptions& options);
+  void settle(const MigrateOptions& options, MigrationReport report);
+
+  void accept_connections();
+  void serve_connection(Incoming connection);
+  Result<IncomingGuest> open_incoming();
+  void freeze_arrival(bool digested);
+  void adopt_arrival();
+  void settle_incoming(DestinationReport report, bool owned);
+
+  Result<DigestAnswer> digest_now();
+  Result<DigestAnswer> digest_handover();
+
+  AgentConfig const config_;
+  BackendDecision const backend_;
+  Log const log_;
+  std::unique_ptr<PlatformHost> platform_;
+  MemoryLayout layout_;
+  std::optional<TlsContext> tls_client_;
+  std::optional<TlsContext> tls_server_;
+
+  mutable std::mutex
+      mutex_;  // guards all down to the blank line; never held across I/O or a guest's work
+  AgentState state_ = AgentState::kEmpty;
+  std::shared_ptr<Machine> machine_;
+  std::shared_ptr<Machine> arriving_;       // while kReceiving
+  std::shared_ptr<ArrivalDigest> arrival_;  // page digests of the hand-over at this destination
+  std::optional<GuestDigest> arrival_map_;  // its page map's part
+  SourceRunner* source_runner_ = nullptr;
+  DestinationRunner* destination_runner_ = nullptr;
+  std::optional<CancelToken> connecting_;
+  std::optional<MigrationReport> report_;
+  std::optional<DestinationReport> incoming_report_;
+
+  std::mutex guest_work_;  // one of digest, self-check and the start of a migration at a time
+  Progress progress_;
+  CancelToken stopping_;
+  std::optional<Listener> listener_;
+  std::jthread migration_thread_;
+  struct Connection {
+    std::jthread thread;
+    std::shared_ptr<std::atomic<bool>> done;
+  };
+  std::list<Connection> connections_;  // accept thread only
+  std::jthread accept_thread_;
+};
+
+}  // namespace sealift

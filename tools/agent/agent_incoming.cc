@@ -1,0 +1,141 @@
+// The arriving side of Agent.
+#include <chrono>
+#include <utility>
+
+#include "engine/assert.h"
+#include "tools/agent/agent.h"
+#include "tools/agent/wire_channel.h"
+
+namespace sealift {
+namespace {
+
+constexpr std::size_t kConnectionsMax = 4;
+constexpr Millis kHandshakeMax{5'000};
+constexpr Millis kPeerSilentMax{10'000};
+
+}  // namespace
+
+void Agent::accept_connections() {
+  while (!stopping_.cancelled()) {
+    auto connection = listener_->accept(stopping_);
+    connections_.remove_if([](const Connection& c) { return c.done->load(); });
+    if (!connection) {
+      if (stopping_.cancelled()) break;
+      log_(connection.error().detail);
+      // Out of descriptors or memory: give the connections that hold them time to end.
+      static_cast<void>(wait_for(-1, 0, stopping_, Deadline::after(Millis{200})));
+      continue;
+    }
+    if (connections_.size() >= kConnectionsMax) {
+      log_(fmt::format("{} was turned away: {} connections are open", connection->peer,
+                       connections_.size()));
+      continue;
+    }
+    auto done = std::make_shared<std::atomic<bool>>(false);
+    connections_.push_back(Connection{
+        std::jthread([this, done, incoming = std::make_shared<Incoming>(std::move(*connection))] {
+          serve_connection(std::move(*incoming));
+          done->store(true);
+        }),
+        done});
+  }
+  connections_.clear();  // joins; their streams were woken by stopping_
+}
+
+void Agent::serve_connection(Incoming connection) {
+  const std::string peer = connection.peer;
+  AcceptOptions accepting;
+  accepting.handshake_timeout = kHandshakeMax;
+  accepting.idle_timeout = kPeerSilentMax;
+  if (listener_->bound_address().kind == Address::Kind::kTcp && tls_server_)
+    accepting.tls = &*tls_server_;
+  auto stream = accept_stream(std::move(connection), accepting, stopping_);
+  if (!stream) return log_(fmt::format("connection from {}: {}", peer, stream.error().detail));
+
+  WireChannel channel(std::move(*stream), 0);
+  Progress own_progress;  // a check beside a running session must not overwrite its progress
+  bool owned = false;     // this connection is the one that fills the guest's place
+  DestinationHooks hooks;
+  DestinationRunner* self = nullptr;
+  hooks.open_guest = [&]() -> Result<IncomingGuest> {
+    auto guest = open_incoming();
+    if (!guest) return guest;
+    owned = true;
+    const std::lock_guard lock(mutex_);
+    destination_runner_ = self;
+    return guest;
+  };
+  bool digested = false;
+  hooks.pages_written = [&](std::span<const Gfn> gfns) {
+    digested = true;
+    return arrival_->update(
+        gfns, [&](Gfn gfn, auto out) { return arriving_->vm().read_guest_view(gfn, out); });
+  };
+  hooks.about_to_run = [&] { freeze_arrival(digested); };
+  hooks.runs = [this] { adopt_arrival(); };
+  DestinationRunner runner(hello(), layout_, channel, std::move(hooks), own_progress);
+  self = &runner;
+  DestinationReport report = runner.run();
+  settle_incoming(std::move(report), owned);
+}
+
+// The guest's place is taken from here on: a second source is refused until this one has ended.
+Result<IncomingGuest> Agent::open_incoming() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (state_ != AgentState::kEmpty && state_ != AgentState::kHandedOver) {
+      return fail(ErrorClass::kRefused, "{} cannot take a guest: it is {}", config_.name,
+                  name_of(state_));
+    }
+    state_ = AgentState::kReceiving;
+    machine_.reset();
+    arrival_.reset();
+    arrival_map_.reset();
+  }
+  auto machine = Machine::receive(*platform_, config_.guest.vm);
+  if (!machine) {
+    const std::lock_guard lock(mutex_);
+    state_ = AgentState::kEmpty;
+    return fail(std::move(machine.error()));
+  }
+  const std::lock_guard lock(mutex_);
+  arriving_ = std::move(*machine);
+  arrival_ = std::make_shared<ArrivalDigest>(layout_);
+  return IncomingGuest{&arriving_->vm(), arriving_->importer()};
+}
+
+void Agent::freeze_arrival(bool digested) {
+  const std::lock_guard lock(mutex_);
+  if (digested) {
+    arrival_map_ = page_map_digest(arriving_->vm().layout(), arriving_->vm().page_map());
+  } else {
+    arrival_.reset();
+  }
+}
+
+// Before the source hears of it, so that whoever it tells finds the guest here.
+void Agent::adopt_arrival() {
+  const std::lock_guard lock(mutex_);
+  machine_ = std::move(arriving_);
+  state_ = AgentState::kRunning;
+  destination_runner_ = nullptr;
+}
+
+void Agent::settle_incoming(DestinationReport report, bool owned) {
+  std::string text = fmt::format("incoming from {}: {}",
+                                 report.peer ? report.peer->agent_name : "an unknown agent",
+                                 name_of(report.outcome));
+  if (report.error) text += ": " + report.error->detail;
+  log_(text);
+  const std::lock_guard lock(mutex_);
+  if (report.outcome == DestinationOutcome::kChecked) return;
+  incoming_report_ = std::move(report);
+  if (!owned || incoming_report_->outcome == DestinationOutcome::kRuns) return;
+  destination_runner_ = nullptr;
+  state_ = AgentState::kEmpty;
+  arriving_.reset();
+  arrival_.reset();
+  arrival_map_.reset();
+}
+
+}  // namespace sealift

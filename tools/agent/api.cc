@@ -1,0 +1,150 @@
+#include "tools/agent/api.h"
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "engine/limits.h"
+#include "tools/agent/report_json.h"
+
+namespace sealift {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr std::uint64_t kTimeMax_ms = 30ULL * 24 * 3600 * 1000;
+
+unsigned status_of(ErrorClass cls) {
+  switch (cls) {
+    case ErrorClass::kUsage:
+    case ErrorClass::kMalformed:
+      return 400;
+    case ErrorClass::kRefused:
+      return 409;
+    case ErrorClass::kPolicy:
+      return 403;
+    case ErrorClass::kTimedOut:
+      return 504;
+    default:
+      return 500;
+  }
+}
+
+HttpResponse answer(const json& body, unsigned status = 200) {
+  HttpResponse response;
+  response.status = status;
+  response.body = body.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+  return response;
+}
+
+HttpResponse answer(const Error& error) {
+  return answer(json{{"error", to_json(error)}}, status_of(error.cls));
+}
+
+template <class T>
+HttpResponse answer(const Result<T>& result) {
+  if (!result) return answer(result.error());
+  if constexpr (std::is_void_v<T>) {
+    return answer(json{{"ok", true}});
+  } else {
+    return answer(to_json(*result));
+  }
+}
+
+// Takes `key` out of `body`; leaves `field` when it is not there.
+Result<void> take_number(json& body, const char* key, std::uint64_t max, std::uint64_t& field) {
+  const auto found = body.find(key);
+  if (found == body.end()) return {};
+  if (!found->is_number_unsigned() || found->get<std::uint64_t>() > max) {
+    return fail(ErrorClass::kUsage, "{} is {}, not a whole number up to {}", key, found->dump(),
+                max);
+  }
+  field = found->get<std::uint64_t>();
+  body.erase(found);
+  return {};
+}
+
+Result<void> take_bool(json& body, const char* key, bool& field) {
+  const auto found = body.find(key);
+  if (found == body.end()) return {};
+  if (!found->is_boolean())
+    return fail(ErrorClass::kUsage, "{} is {}, not true or false", key, found->dump());
+  field = found->get<bool>();
+  body.erase(found);
+  return {};
+}
+
+Result<std::string> take_text(json& body, const char* key) {
+  const auto found = body.find(key);
+  if (found == body.end()) return std::string();
+  if (!found->is_string())
+    return fail(ErrorClass::kUsage, "{} is {}, not a text", key, found->dump());
+  std::string text = found->get<std::string>();
+  body.erase(found);
+  return text;
+}
+
+Result<MigrateOptions> parse_migrate(const std::string& text) {
+  json body = json::parse(text, nullptr, false);
+  if (!body.is_object()) return fail(ErrorClass::kUsage, "the request's body is not a JSON object");
+  MigrateOptions options;
+  SEALIFT_TRY(const std::string to, take_text(body, "to"));
+  if (to.empty()) return fail(ErrorClass::kUsage, "\"to\", the destination's address, is missing");
+  SEALIFT_TRY(options.to, parse_address(to));
+  SEALIFT_CHECK(take_bool(body, "check_only", options.check_only));
+  SEALIFT_CHECK(take_bool(body, "verify", options.verify));
+  std::uint64_t downtime_ms = options.goals.downtime_max_ns / 1'000'000;
+  std::uint64_t rounds_max = options.goals.rounds_max;
+  std::uint64_t timeout_ms = 0;
+  SEALIFT_CHECK(take_number(body, "downtime_ms", kTimeMax_ms, downtime_ms));
+  SEALIFT_CHECK(take_number(body, "rounds_max", limits::kRoundsMax, rounds_max));
+  SEALIFT_CHECK(take_number(body, "timeout_ms", kTimeMax_ms, timeout_ms));
+  if (rounds_max == 0)
+    return fail(ErrorClass::kUsage, "rounds_max is 0; at least one round is needed");
+  SEALIFT_TRY(const std::string on_stall, take_text(body, "on_stall"));
+  if (on_stall == "cancel") {
+    options.goals.on_stall = OnStall::kCancel;
+  } else if (!on_stall.empty() && on_stall != "switchover") {
+    return fail(ErrorClass::kUsage, "on_stall is '{}'; use switchover or cancel", on_stall);
+  }
+  if (!body.empty())
+    return fail(ErrorClass::kUsage, "\"{}\" is not an option of a migration", body.begin().key());
+  options.goals.downtime_max_ns = downtime_ms * 1'000'000;
+  options.goals.rounds_max = static_cast<std::uint32_t>(rounds_max);
+  options.timeout_ns = timeout_ms * 1'000'000;
+  return options;
+}
+
+HttpResponse start_migration(Agent& agent, const std::string& body) {
+  auto options = parse_migrate(body);
+  if (!options) return answer(options.error());
+  if (auto started = agent.start_migration(*options); !started) return answer(started.error());
+  return answer(json{{"ok", true}}, 202);
+}
+
+HttpResponse digest(Agent& agent, const std::string& query) {
+  if (query.empty()) return answer(agent.digest(DigestAt::kAuto));
+  if (query == "at=now") return answer(agent.digest(DigestAt::kNow));
+  if (query == "at=handover") return answer(agent.digest(DigestAt::kHandover));
+  return answer(Error{ErrorClass::kUsage,
+                      fmt::format("'{}' is not known; use at=now or at=handover", query)});
+}
+
+}  // namespace
+
+HttpResponse handle_request(Agent& agent, const HttpRequest& request) {
+  const std::size_t mark = request.target.find('?');
+  const std::string path = request.target.substr(0, mark);
+  const std::string query = mark == std::string::npos ? "" : request.target.substr(mark + 1);
+  const std::string call = request.method + " " + path;
+  if (call == "GET /v1/status") return answer(to_json(agent.status()));
+  if (call == "POST /v1/migrate") return start_migration(agent, request.body);
+  if (call == "POST /v1/cancel") return answer(agent.cancel());
+  if (call == "GET /v1/digest") return digest(agent, query);
+  if (call == "POST /v1/verify") return answer(agent.self_check());
+  return answer(
+      json{{"error", {{"class", "usage"}, {"detail", fmt::format("no such call: {}", call)}}}},
+      404);
+}
+
+}  // namespace sealift

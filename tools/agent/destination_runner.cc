@@ -1,0 +1,234 @@
+#include "tools/agent/destination_runner.h"
+
+#include <array>
+#include <chrono>
+#include <utility>
+
+#include "engine/assert.h"
+#include "tools/agent/clock.h"
+#include "tools/agent/linger.h"
+
+namespace sealift {
+namespace {
+
+constexpr std::uint64_t kKeepAliveEvery_ns = 500'000'000;
+constexpr std::chrono::milliseconds kLingerMax{2000};
+
+}  // namespace
+
+DestinationRunner::DestinationRunner(Hello local, MemoryLayout layout, RecordChannel& channel,
+                                     DestinationHooks hooks, Progress& progress)
+    : session_(std::move(local), std::move(layout)),
+      channel_(channel),
+      hooks_(std::move(hooks)),
+      progress_(progress) {
+  SEALIFT_ASSERT(hooks_.open_guest != nullptr);
+}
+
+DestinationReport DestinationRunner::run() {
+  progress_.update([](ProgressSnapshot& p) {
+    p = ProgressSnapshot{};
+    p.started_ns = steady_now_ns();
+  });
+  last_sent_ns_ = steady_now_ns();
+  while (!ended_) {
+    auto record = channel_.receive();
+    if (cancelled_.exchange(false)) handle(destination::CancelRequested{});
+    if (ended_) break;
+    if (!record) {
+      handle(destination::LinkLost{std::move(record.error())});
+      continue;
+    }
+    handle(destination::Received{std::move(*record)});
+    // The source's pages and keep-alives pace this: a live source always hears from us in turn.
+    if (!ended_ && steady_now_ns() - last_sent_ns_ > kKeepAliveEvery_ns) {
+      destination::Send alive{KeepAlive{}};
+      perform(alive);
+    }
+  }
+  if (spoke_last_) linger(channel_, kLingerMax);
+  channel_.shutdown();
+  report_.peer = session_.peer();
+  report_.epochs = session_.epoch() - 1;
+  report_.shared_pages = session_.shared_pages();
+  report_.private_pages = session_.private_pages();
+  return std::move(report_);
+}
+
+void DestinationRunner::cancel() { cancelled_.store(true); }
+
+void DestinationRunner::handle(destination::Event event) {
+  replies_.push_back(std::move(event));
+  spoke_last_ = false;
+  while (!replies_.empty() && !ended_) {
+    destination::Event next = std::move(replies_.front());
+    replies_.erase(replies_.begin());
+    std::vector<destination::Action> actions;
+    session_.step(std::move(next), actions);
+    for (destination::Action& action : actions) {
+      std::visit([&](auto& a) { perform(a); }, action);
+    }
+  }
+  publish();
+}
+
+void DestinationRunner::reply(Result<void> result) {
+  if (result) return reply(destination::Applied{});
+  reply(destination::Failed{std::move(result.error())});
+}
+
+void DestinationRunner::perform(destination::Send& action) {
+  last_sent_ns_ = steady_now_ns();
+  auto sent = channel_.send(std::move(action.record));
+  spoke_last_ = sent.has_value();
+  if (!sent) {
+    reply(destination::LinkLost{std::move(sent.error())});
+  }
+}
+
+void DestinationRunner::perform(destination::GetIdentity&) {
+  auto guest = hooks_.open_guest();
+  if (!guest) return reply(destination::Failed{std::move(guest.error())});
+  incoming_ = *guest;
+  Bytes identity;
+  if (incoming_.importer != nullptr) {
+    auto own = incoming_.importer->identity();
+    if (!own) return reply(destination::Failed{std::move(own.error())});
+    identity = std::move(*own);
+  }
+  reply(destination::Identity{std::move(identity)});
+}
+
+void DestinationRunner::perform(destination::BeginPlatform& action) {
+  if (incoming_.importer != nullptr) {
+    if (auto begun = incoming_.importer->begin(action.start); !begun) {
+      return reply(destination::Failed{std::move(begun.error())});
+    }
+  } else if (!action.start.empty()) {
+    return reply(destination::Failed{
+        Error{ErrorClass::kMalformed,
+              fmt::format("PlatformStart has {} bytes for a guest without a platform",
+                          action.start.size())}});
+  }
+  reply(destination::PlatformBegun{});
+}
+
+void DestinationRunner::perform(destination::ApplyShared& action) {
+  reply(write_shared(action.batch));
+}
+
+Result<void> DestinationRunner::write_shared(const SharedBatch& batch) {
+  static constexpr std::array<std::byte, kPageBytes> kZeroPage{};
+  ByteView body = batch.body;
+  for (std::size_t i = 0; i < batch.gfns.size(); ++i) {
+    std::span<const std::byte, kPageBytes> page = kZeroPage;
+    if (batch.encodings[i] == PageEncoding::kRaw) {
+      // The codec checked that the body holds a page for each kRaw entry.
+      page = std::span<const std::byte, kPageBytes>(body.first(kPageBytes));
+      body = body.subspan(kPageBytes);
+    }
+    SEALIFT_CHECK(incoming_.guest->write_plain(batch.gfns[i], page));
+  }
+  if (hooks_.pages_written && session_.start().verify)
+    SEALIFT_CHECK(hooks_.pages_written(batch.gfns));
+  return {};
+}
+
+void DestinationRunner::perform(destination::ApplyPrivate& action) {
+  auto imported = incoming_.importer->import_batch(action.batch);
+  if (imported && hooks_.pages_written && session_.start().verify) {
+    imported = hooks_.pages_written(action.batch.gfns);
+  }
+  reply(std::move(imported));
+}
+
+void DestinationRunner::perform(destination::ApplyConversions& action) {
+  reply(apply(action.conversions));
+}
+
+Result<void> DestinationRunner::apply(const Conversions& conversions) {
+  const auto convert = [&](const std::vector<GfnRange>& ranges, PageClass cls) -> Result<void> {
+    for (GfnRange range : ranges) {
+      incoming_.guest->page_map().convert(range, cls);
+      SEALIFT_CHECK(incoming_.guest->apply_conversion(range, cls));
+      if (incoming_.importer != nullptr) SEALIFT_CHECK(incoming_.importer->converted(range, cls));
+    }
+    return {};
+  };
+  SEALIFT_CHECK(convert(conversions.to_shared, PageClass::kShared));
+  return convert(conversions.to_private, PageClass::kPrivate);
+}
+
+void DestinationRunner::perform(destination::EndEpoch& action) {
+  if (incoming_.importer != nullptr) {
+    if (auto ended = incoming_.importer->end_epoch(action.epoch, action.token); !ended) {
+      return reply(destination::Failed{std::move(ended.error())});
+    }
+  }
+  reply(destination::EpochEnded{});
+}
+
+void DestinationRunner::perform(destination::CheckAndLoad& action) {
+  auto loaded = check_and_load(action);
+  if (!loaded) return reply(destination::Failed{std::move(loaded.error())});
+  report_.load_state_ns = loaded->load_state_ns;
+  report_.seal_ns = loaded->seal_ns;
+  reply(*loaded);
+}
+
+Result<destination::Loaded> DestinationRunner::check_and_load(destination::CheckAndLoad& action) {
+  if (incoming_.guest->page_map().digest() != action.finish.page_map_digest) {
+    return fail(ErrorClass::kMalformed,
+                "the page map here ({} shared pages) differs from the source's",
+                incoming_.guest->page_map().shared_pages());
+  }
+  destination::Loaded loaded;
+  Stopwatch watch;
+  SEALIFT_CHECK(incoming_.guest->load_state(std::move(action.state)));
+  loaded.load_state_ns = watch.lap();
+  if (incoming_.importer != nullptr) SEALIFT_CHECK(incoming_.importer->seal(action.finish.token));
+  loaded.seal_ns = watch.lap();
+  return loaded;
+}
+
+void DestinationRunner::perform(destination::Run&) {
+  Stopwatch watch;
+  if (incoming_.importer != nullptr) {
+    if (auto committed = incoming_.importer->commit(); !committed) {
+      return reply(destination::Failed{std::move(committed.error())});
+    }
+  }
+  if (hooks_.about_to_run) hooks_.about_to_run();
+  if (auto resumed = incoming_.guest->resume(); !resumed) {
+    return reply(destination::Failed{std::move(resumed.error())});
+  }
+  report_.resume_ns = watch.elapsed_ns();
+  if (hooks_.runs) hooks_.runs();
+  reply(destination::Ran{report_.resume_ns});
+}
+
+void DestinationRunner::perform(destination::Discard&) {
+  Bytes token;
+  if (incoming_.importer != nullptr) {
+    // The guest is given up either way; a token that cannot be made is simply not there.
+    if (auto made = incoming_.importer->abort()) token = std::move(*made);
+  }
+  reply(destination::Discarded{std::move(token)});
+}
+
+void DestinationRunner::perform(destination::End& action) {
+  ended_ = true;
+  report_.outcome = action.outcome;
+  report_.error = std::move(action.error);
+}
+
+void DestinationRunner::publish() {
+  progress_.update([&](ProgressSnapshot& p) {
+    p.phase = destination::name_of(session_.phase());
+    p.rounds = session_.epoch() - 1;
+    p.totals.shared_pages = session_.shared_pages();
+    p.totals.private_pages = session_.private_pages();
+  });
+}
+
+}  // namespace sealift

@@ -1,0 +1,96 @@
+// DestinationRunner: drives DestinationSession with a channel, a guest and a platform. The flow of
+// a migration at the destination reads top to bottom in destination_runner.cc.
+//
+// Owner:   the agent (or an embedding VMM); one for each incoming connection.
+// Threads: run() blocks its caller, which reads, applies and answers. cancel() may come from any
+// thread. Failure: never fails as a call: the report says how it ended.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engine/destination_session.h"
+#include "engine/guest_port.h"
+#include "engine/private_path.h"
+#include "engine/records.h"
+#include "tools/agent/progress.h"
+
+namespace sealift {
+
+// The guest that is to receive, made when a session starts (not for a mere check).
+struct IncomingGuest {
+  GuestPort* guest = nullptr;
+  PrivateImporter* importer = nullptr;  // null for guests without a platform
+};
+
+struct DestinationHooks {
+  // Makes the guest. Its memory matches the layout that was negotiated. REQUIRED.
+  std::function<Result<IncomingGuest>()> open_guest;
+  // Called after pages were written, when the source asked for a digest of the hand-over. Optional.
+  std::function<Result<void>(std::span<const Gfn>)> pages_written;
+  // The last moment before the guest runs here; its memory is as the source left it. Optional.
+  std::function<void()> about_to_run;
+  // The guest runs here; the source has not heard of it yet. Optional.
+  std::function<void()> runs;
+};
+
+struct DestinationReport {
+  DestinationOutcome outcome = DestinationOutcome::kUnfinished;
+  std::optional<Error> error;
+  std::optional<Hello> peer;
+  std::uint32_t epochs = 0;
+  std::uint64_t shared_pages = 0;
+  std::uint64_t private_pages = 0;
+  std::uint64_t load_state_ns = 0;
+  std::uint64_t seal_ns = 0;
+  std::uint64_t resume_ns = 0;
+};
+
+class DestinationRunner {
+ public:
+  // All references outlive the runner.
+  DestinationRunner(Hello local, MemoryLayout layout, RecordChannel& channel,
+                    DestinationHooks hooks, Progress& progress);
+
+  DestinationReport run();
+  void cancel();
+
+ private:
+  void handle(destination::Event event);
+  void perform(destination::Send& action);
+  void perform(destination::GetIdentity& action);
+  void perform(destination::BeginPlatform& action);
+  void perform(destination::ApplyShared& action);
+  void perform(destination::ApplyPrivate& action);
+  void perform(destination::ApplyConversions& action);
+  void perform(destination::EndEpoch& action);
+  void perform(destination::CheckAndLoad& action);
+  void perform(destination::Run& action);
+  void perform(destination::Discard& action);
+  void perform(destination::End& action);
+
+  Result<void> write_shared(const SharedBatch& batch);
+  Result<void> apply(const Conversions& conversions);
+  Result<destination::Loaded> check_and_load(destination::CheckAndLoad& action);
+  void reply(destination::Event event) { replies_.push_back(std::move(event)); }
+  void reply(Result<void> result);
+  void publish();
+
+  DestinationSession session_;
+  RecordChannel& channel_;
+  DestinationHooks hooks_;
+  Progress& progress_;
+  IncomingGuest incoming_;
+  std::vector<destination::Event> replies_;
+  DestinationReport report_;
+  std::uint64_t last_sent_ns_ = 0;
+  std::atomic<bool> cancelled_{false};
+  bool spoke_last_ = false;  // the last thing that happened on the link was our record
+  bool ended_ = false;
+};
+
+}  // namespace sealift

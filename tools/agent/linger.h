@@ -1,0 +1,53 @@
+// Ending a link without losing the last record: the side that spoke last waits, for a bounded time,
+// until its peer closed. Closing at once could reset the connection while the record is on its way.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "engine/records.h"
+
+namespace sealift {
+
+// One thread reports that the peer is gone, another waits for it. Threads: any.
+class PeerWatch {
+ public:
+  void set() {
+    const std::lock_guard lock(mutex_);
+    gone_ = true;
+    changed_.notify_all();
+  }
+  bool wait(std::chrono::milliseconds limit) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, limit, [&] { return gone_; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool gone_ = false;
+};
+
+// Shuts the channel down when `limit` passes before the guard is destroyed: nothing may hang on a
+// peer that stopped reading.
+class ShutdownGuard {
+ public:
+  ShutdownGuard(RecordChannel& channel, std::chrono::milliseconds limit)
+      : thread_([this, &channel, limit] {
+          if (!done_.wait(limit)) channel.shutdown();
+        }) {}
+  ~ShutdownGuard() { done_.set(); }
+  ShutdownGuard(const ShutdownGuard&) = delete;
+  ShutdownGuard& operator=(const ShutdownGuard&) = delete;
+
+ private:
+  PeerWatch done_;
+  std::jthread thread_;  // last: joined before done_ goes
+};
+
+// Reads and drops records until the peer closes or `limit` passes, then shuts the channel down.
+void linger(RecordChannel& channel, std::chrono::milliseconds limit);
+
+}  // namespace sealift

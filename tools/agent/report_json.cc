@@ -1,0 +1,144 @@
+#include "tools/agent/report_json.h"
+
+#include <limits>
+#include <nlohmann/json.hpp>
+
+namespace sealift {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr std::uint64_t kNever = std::numeric_limits<std::uint64_t>::max();
+
+double ms(std::uint64_t ns) { return static_cast<double>(ns) / 1e6; }
+json ms_or_null(std::uint64_t ns) { return ns == kNever ? json(nullptr) : json(ms(ns)); }
+
+json to_json(const RoundStats& round) {
+  return {{"epoch", round.epoch},
+          {"guest_paused", round.guest_paused},
+          {"shared_pages", round.shared_pages},
+          {"zero_pages", round.zero_pages},
+          {"private_pages", round.private_pages},
+          {"skipped_pages", round.skipped_pages},
+          {"shared_bytes", round.shared_bytes},
+          {"private_bytes", round.private_bytes},
+          {"firmware_exports", round.firmware_commands},
+          {"plain_ms", ms(round.plain_ns)},
+          {"firmware_ms", ms(round.firmware_ns)},
+          {"total_ms", ms(round.total_ns)},
+          {"dirty_shared_pages_after", round.dirty_after.shared_pages},
+          {"dirty_private_pages_after", round.dirty_after.private_pages}};
+}
+
+json to_json(const DowntimeParts& parts) {
+  return {{"total_ms", ms(parts.total_ns)},
+          {"pause_ms", ms(parts.pause_ns)},
+          {"final_round_ms", ms(parts.final_round_ns)},
+          {"save_state_ms", ms(parts.save_state_ns)},
+          {"seal_ms", ms(parts.seal_ns)},
+          {"handover_ms", ms(parts.handover_ns)},
+          {"destination_load_state_ms", ms(parts.destination_load_ns)},
+          {"destination_seal_ms", ms(parts.destination_seal_ns)},
+          {"destination_resume_ms", ms(parts.destination_resume_ns)},
+          {"source_release_after_ms", ms(parts.release_ns)}};
+}
+
+json to_json(const Decision& decision) {
+  return {{"predicted_downtime_ms", ms_or_null(decision.predicted_downtime_ns)},
+          {"eta_low_ms", ms_or_null(decision.eta.low_ns)},
+          {"eta_high_ms", ms_or_null(decision.eta.high_ns)},
+          {"reason", decision.reason}};
+}
+
+json to_json(const ProgressSnapshot& progress) {
+  json out = {{"phase", progress.phase},
+              {"round", to_json(progress.round)},
+              {"round_pages", progress.round_pages},
+              {"rounds_done", progress.rounds},
+              {"totals", to_json(progress.totals)},
+              {"plain_pages_per_s", progress.rates.plain_pages_per_s},
+              {"firmware_pages_per_s", progress.rates.firmware_pages_per_s},
+              {"guest_paused", progress.guest_paused},
+              {"elapsed_ms", ms(steady_now_ns() - progress.started_ns)}};
+  if (progress.decision) out["decision"] = to_json(*progress.decision);
+  return out;
+}
+
+json to_json(const DestinationReport& report) {
+  json out = {{"outcome", name_of(report.outcome)},
+              {"epochs", report.epochs},
+              {"shared_pages", report.shared_pages},
+              {"private_pages", report.private_pages}};
+  if (report.peer) out["source"] = report.peer->agent_name;
+  if (report.error) out["error"] = to_json(*report.error);
+  return out;
+}
+
+json to_json(const GuestSpec& spec) {
+  return {{"name", spec.name},
+          {"platform", name_of(spec.vm.platform)},
+          {"backend", name_of(spec.vm.backend)},
+          {"memory_bytes", spec.vm.memory_bytes},
+          {"vcpus", spec.vm.vcpus},
+          {"workload", name_of(spec.vm.workload)},
+          {"seed", spec.vm.seed}};
+}
+
+}  // namespace
+
+json to_json(const Error& error) {
+  return {{"class", name_of(error.cls)}, {"detail", error.detail}};
+}
+
+json to_json(const MigrationReport& report) {
+  json out = {{"outcome", name_of(report.outcome)},
+              {"setup_ms", ms(report.setup_ns)},
+              {"total_ms", ms(report.total_ns)},
+              {"downtime", to_json(report.downtime)},
+              {"totals", to_json(report.totals())}};
+  out["rounds"] = json::array();
+  for (const RoundStats& round : report.rounds) out["rounds"].push_back(to_json(round));
+  if (report.error) out["error"] = to_json(*report.error);
+  if (report.recovery_error) out["recovery_error"] = to_json(*report.recovery_error);
+  return out;
+}
+
+json to_json(const AgentStatus& status) {
+  json out = {{"agent", status.name},
+              {"state", name_of(status.state)},
+              {"backend", name_of(status.backend.backend)},
+              {"backend_reason", status.backend.why},
+              {"platform", status.platform},
+              {"guest", to_json(status.guest)}};
+  if (status.vm) {
+    out["vm"] = {{"state", name_of(status.vm->state)},
+                 {"booted", status.vm->booted},
+                 {"steps", status.vm->steps}};
+    if (!status.vm->reason.empty()) out["vm"]["reason"] = status.vm->reason;
+  }
+  if (status.progress) out["progress"] = to_json(*status.progress);
+  if (status.report) out["report"] = to_json(*status.report);
+  if (status.incoming) out["incoming"] = to_json(*status.incoming);
+  return out;
+}
+
+json to_json(const DigestAnswer& answer) {
+  return {{"at", answer.at_handover ? "handover" : "now"},
+          {"memory_sha256", hex(answer.digest.memory_sha256)},
+          {"page_map_sha256", hex(answer.digest.page_map_sha256)},
+          {"shared_pages", answer.digest.shared_pages},
+          {"private_pages", answer.digest.private_pages}};
+}
+
+json to_json(const SelfCheck& check) {
+  json out = {{"pages_checked", check.pages_checked},
+              {"errors", check.errors},
+              {"conversions", check.conversions},
+              {"refused_conversions", check.refused},
+              {"steps", check.steps}};
+  if (check.first_bad_gfn) out["first_bad_gfn"] = value(*check.first_bad_gfn);
+  return out;
+}
+
+}  // namespace sealift

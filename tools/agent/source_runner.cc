@@ -1,0 +1,274 @@
+#include "tools/agent/source_runner.h"
+
+#include <chrono>
+#include <utility>
+
+#include "engine/assert.h"
+
+namespace sealift {
+namespace {
+
+constexpr std::size_t kQueuedEventsMax = 64;
+constexpr std::chrono::milliseconds kTick{100};
+constexpr std::uint64_t kKeepAliveEvery_ns = 500'000'000;
+constexpr std::chrono::milliseconds kLingerMax{1000};
+// A peer that does not read holds up a send for this long at most once the migration is being given
+// up.
+constexpr std::chrono::milliseconds kStuckSendMax{500};
+
+}  // namespace
+
+SourceRunner::SourceRunner(SourceConfig config, GuestPort& guest, PrivateExporter* exporter,
+                           RecordChannel& channel, Progress& progress)
+    : session_(std::move(config)),
+      guest_(guest),
+      exporter_(exporter),
+      channel_(channel),
+      progress_(progress),
+      sender_(guest, exporter, channel, progress),
+      queue_(kQueuedEventsMax) {}
+
+MigrationReport SourceRunner::run() {
+  progress_.update([](ProgressSnapshot& p) {
+    p = ProgressSnapshot{};
+    p.started_ns = steady_now_ns();
+  });
+  PeerWatch peer_gone;
+  std::jthread reader([&] {
+    read_records();
+    peer_gone.set();
+  });
+  handle(source::LinkUp{});
+  while (!ended_) {
+    if (auto event = queue_.pop(kTick)) handle(std::move(*event));
+    handle(source::Tick{steady_now_ns()});
+    keep_alive();
+  }
+  queue_.close();
+  {
+    const std::lock_guard lock(cancel_mutex_);
+    cancel_guard_.reset();
+    handed_over_ = true;  // a cancel that comes now finds nothing to cut
+  }
+  // After our own last word the peer closes first: closing here could destroy that word on its way.
+  if (spoke_last_) peer_gone.wait(kLingerMax);
+  channel_.shutdown();
+  report_.total_ns = total_.elapsed_ns();
+  return std::move(report_);
+}
+
+void SourceRunner::cancel() {
+  queue_.push_urgent(source::CancelRequested{});
+  const std::lock_guard lock(cancel_mutex_);
+  if (!handed_over_ && !cancel_guard_) cancel_guard_.emplace(channel_, kStuckSendMax);
+}
+
+void SourceRunner::read_records() {
+  for (;;) {
+    auto record = channel_.receive();
+    if (!record) {
+      queue_.push(source::LinkLost{std::move(record.error())});
+      return;
+    }
+    queue_.push(source::Received{std::move(*record)});
+  }
+}
+
+void SourceRunner::handle(source::Event event) {
+  replies_.push_back(std::move(event));
+  if (std::holds_alternative<source::Received>(replies_.front()) ||
+      std::holds_alternative<source::LinkLost>(replies_.front())) {
+    spoke_last_ = false;
+  }
+  if (std::holds_alternative<source::RoundDone>(replies_.front()) ||
+      std::holds_alternative<source::RoundStopped>(replies_.front()) ||
+      std::holds_alternative<source::Failed>(replies_.front())) {
+    round_guard_.reset();
+  }
+  while (!replies_.empty() && !ended_) {
+    source::Event next = std::move(replies_.front());
+    replies_.erase(replies_.begin());
+    std::vector<source::Action> actions;
+    session_.step(std::move(next), actions);
+    publish_phase();
+    for (source::Action& action : actions) {
+      std::visit([&](auto& a) { perform(a); }, action);
+    }
+  }
+}
+
+void SourceRunner::perform(source::Send& action) {
+  const bool handover = std::holds_alternative<Handover>(action.record);
+  const bool start = std::holds_alternative<SessionStart>(action.record);
+  if (start) sender_.set_batch_pages_max(session_.batch_pages_max());
+  if (handover) {
+    downtime_.seal_ns = part_.lap();
+    const std::lock_guard lock(cancel_mutex_);
+    handed_over_ = true;
+    cancel_guard_.reset();
+  }
+  std::optional<ShutdownGuard> guard;
+  if (std::holds_alternative<Abort>(action.record)) guard.emplace(channel_, kStuckSendMax);
+  auto sent = channel_.send(std::move(action.record));
+  last_sent_ns_ = steady_now_ns();
+  spoke_last_ = sent.has_value();
+  if (!sent) reply(source::LinkLost{std::move(sent.error())});
+}
+
+void SourceRunner::perform(source::StartPlatform& action) {
+  Bytes start;
+  if (exporter_ != nullptr) {
+    auto begun = exporter_->begin(action.identity);
+    if (!begun) return reply(source::Failed{std::move(begun.error())});
+    start = std::move(*begun);
+  }
+  if (auto started = guest_.start_dirty_tracking(); !started) {
+    return reply(source::Failed{std::move(started.error())});
+  }
+  tracking_ = true;
+  report_.setup_ns = total_.elapsed_ns();
+  reply(source::PlatformStarted{std::move(start)});
+}
+
+void SourceRunner::perform(source::RunRound& action) {
+  round_.lap();
+  progress_.update([&](ProgressSnapshot& p) {
+    p.round = RoundStats{};
+    p.round.epoch = action.epoch;
+    p.guest_paused = action.paused;
+  });
+  round_thread_ = std::jthread([this, epoch = action.epoch, paused = action.paused] {
+    auto stats = sender_.send_round(epoch, paused);
+    if (stats) {
+      queue_.push(source::RoundDone{*stats});
+    } else if (stats.error().cls == ErrorClass::kCancelled) {
+      queue_.push(source::RoundStopped{});
+    } else {
+      queue_.push(source::Failed{std::move(stats.error())});
+    }
+  });
+}
+
+void SourceRunner::perform(source::StopRound&) {
+  sender_.stop();
+  round_guard_.emplace(channel_, kStuckSendMax);
+}
+
+void SourceRunner::perform(source::Survey&) {
+  const std::uint64_t round_ns = round_.elapsed_ns();
+  if (auto harvested = guest_.harvest_dirty(); !harvested) {
+    return reply(source::Failed{std::move(harvested.error())});
+  }
+  reply(source::Surveyed{guest_.dirty().count_by_class(guest_.page_map()), round_ns});
+}
+
+void SourceRunner::perform(source::Pause&) {
+  paused_at_ns_ = steady_now_ns();
+  part_.lap();
+  if (auto paused = guest_.pause(); !paused)
+    return reply(source::Failed{std::move(paused.error())});
+  downtime_.pause_ns = part_.lap();
+  reply(source::Paused{});
+}
+
+void SourceRunner::perform(source::SaveState&) {
+  downtime_.final_round_ns = part_.lap();
+  auto state = guest_.save_state();
+  if (!state) return reply(source::Failed{std::move(state.error())});
+  reply(source::StateSaved{std::move(*state)});
+}
+
+void SourceRunner::perform(source::Seal&) {
+  downtime_.save_state_ns = part_.lap();
+  source::Sealed sealed;
+  sealed.page_map_digest = guest_.page_map().digest();
+  if (exporter_ != nullptr) {
+    auto token = exporter_->seal();
+    if (!token) return reply(source::Failed{std::move(token.error())});
+    sealed.token = std::move(*token);
+  }
+  reply(std::move(sealed));
+}
+
+// The guest runs at the destination: everything from here on is tidying up.
+void SourceRunner::perform(source::Release&) {
+  downtime_.handover_ns = part_.lap();
+  downtime_.total_ns = steady_now_ns() - paused_at_ns_;
+  std::optional<Error> trouble;
+  if (exporter_ != nullptr) {
+    if (auto released = exporter_->release(); !released) trouble = std::move(released.error());
+  }
+  downtime_.release_ns = part_.lap();
+  if (auto stopped = guest_.stop_dirty_tracking(); !stopped && !trouble)
+    trouble = std::move(stopped.error());
+  reply(source::Released{std::move(trouble)});
+}
+
+void SourceRunner::perform(source::Recover& action) {
+  std::optional<Error> trouble;
+  const auto note = [&](Result<void> result) {
+    if (!result && !trouble) trouble = std::move(result.error());
+  };
+  if (action.cancel_platform && exporter_ != nullptr) {
+    std::optional<ByteView> token;
+    if (!action.abort_token.empty()) token = action.abort_token;
+    note(exporter_->cancel(token));
+  }
+  if (tracking_) note(guest_.stop_dirty_tracking());
+  tracking_ = false;
+  // A guest whose platform context could not be cancelled is resumed all the same: it may well run.
+  std::optional<Error> lost;
+  if (action.resume) {
+    if (auto resumed = guest_.resume(); !resumed) lost = std::move(resumed.error());
+  }
+  if (lost && trouble) lost->detail += "; before that " + trouble->detail;
+  report_.recovery_error = std::move(trouble);
+  reply(source::Recovered{std::move(lost)});
+}
+
+void SourceRunner::perform(source::End& action) {
+  ended_ = true;
+  report_.outcome = action.outcome;
+  report_.error = std::move(action.error);
+  report_.rounds = session_.rounds();
+  fill_downtime();
+}
+
+void SourceRunner::fill_downtime() {
+  if (session_.ready()) {
+    downtime_.destination_load_ns = session_.ready()->load_state_ns;
+    downtime_.destination_seal_ns = session_.ready()->seal_ns;
+  }
+  if (session_.running()) downtime_.destination_resume_ns = session_.running()->resume_ns;
+  report_.downtime = downtime_;
+}
+
+void SourceRunner::keep_alive() {
+  const std::uint64_t now = steady_now_ns();
+  if (ended_ || now - last_sent_ns_ < kKeepAliveEvery_ns) return;
+  // While a round runs its pages keep the link alive, and a send here could wait behind a slow one.
+  using source::Phase;
+  if (session_.phase() == Phase::kRound || session_.phase() == Phase::kFinalRound ||
+      session_.phase() == Phase::kStopping) {
+    return;
+  }
+  last_sent_ns_ = now;
+  if (auto sent = channel_.send(KeepAlive{}); !sent)
+    handle(source::LinkLost{std::move(sent.error())});
+}
+
+void SourceRunner::publish_phase() {
+  progress_.update([&](ProgressSnapshot& p) {
+    p.phase = source::name_of(session_.phase());
+    p.guest_paused = session_.guest_paused();
+    if (p.rounds == session_.rounds().size()) return;
+    MigrationReport finished;
+    finished.rounds = session_.rounds();
+    p.rounds = static_cast<std::uint32_t>(finished.rounds.size());
+    p.totals = finished.totals();
+    p.rates = measure_rates(finished.rounds);
+  });
+  progress_.update([&](ProgressSnapshot& p) { p.decision = session_.last_decision(); });
+}
+
+}  // namespace sealift

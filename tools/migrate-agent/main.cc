@@ -1,0 +1,158 @@
+// migrate-agent: one host's end of migrations. Wires Agent and its control API; ends on SIGINT or
+// SIGTERM.
+#include <fmt/core.h>
+#include <signal.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "tools/agent/agent.h"
+#include "tools/agent/api.h"
+#include "transport/http.h"
+
+namespace {
+
+using namespace sealift;  // NOLINT(google-build-using-namespace): main() of the tool
+
+struct Options {
+  std::string name = "agent";
+  std::string role;
+  std::string control;
+  std::string listen;
+  std::string certs;
+  std::string guest_file;
+  std::vector<std::string> guest_words;
+  bool plain_tcp = false;
+};
+
+int usage_error(const std::string& text) {
+  fmt::print(stderr, "migrate-agent: {}\n", text);
+  return 2;
+}
+
+int failed(const Error& error) {
+  fmt::print(stderr, "migrate-agent: {}\n", error.detail);
+  return error.cls == ErrorClass::kUsage ? 2 : 1;
+}
+
+Result<AgentConfig> make_config(const Options& options) {
+  AgentConfig config;
+  config.name = options.name;
+  config.guest.name = options.name + "-guest";
+  if (!options.guest_file.empty())
+    SEALIFT_CHECK(apply_guest_file(config.guest, options.guest_file));
+  SEALIFT_CHECK(apply_guest_words(config.guest, options.guest_words));
+  config.has_guest = options.role == "source";
+  config.certs_dir = options.certs;
+  config.allow_plain_tcp = options.plain_tcp;
+  if (!options.listen.empty()) {
+    SEALIFT_TRY(Address listen, parse_address(options.listen));
+    config.listen = std::move(listen);
+  }
+  return config;
+}
+
+Result<void> check_tls(const Options& options, const std::optional<Address>& address) {
+  if (!address || address->kind != Address::Kind::kTcp) return {};
+  if (!options.certs.empty() || options.plain_tcp) return {};
+  return fail(ErrorClass::kUsage,
+              "{} needs --certs DIR (made by `migrate certs`); --insecure-plain-tcp does without, "
+              "for tests",
+              to_string(*address));
+}
+
+int run(const Options& options) {
+  // Blocked before any thread is made, so that only the wait below sees them.
+  sigset_t ends;
+  sigemptyset(&ends);
+  sigaddset(&ends, SIGINT);
+  sigaddset(&ends, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &ends, nullptr);
+
+  auto config = make_config(options);
+  if (!config) return failed(config.error());
+  auto control = parse_address(options.control);
+  if (!control) return failed(control.error());
+  for (const auto& address : {std::optional<Address>(*control), config->listen}) {
+    if (auto ok = check_tls(options, address); !ok) return failed(ok.error());
+  }
+  std::mutex log_mutex;
+  const auto log = [&](const std::string& text) {
+    const std::lock_guard lock(log_mutex);
+    fmt::print(stderr, "{}: {}\n", options.name, text);
+    std::fflush(stderr);
+  };
+  auto listener = Listener::bind(*control);
+  if (!listener) return failed(listener.error());
+  auto agent = Agent::start(std::move(*config), log);
+  if (!agent) return failed(agent.error());
+
+  std::optional<TlsContext> tls;
+  if (control->kind == Address::Kind::kTcp && !options.certs.empty()) {
+    auto loaded = TlsContext::load(options.certs, TlsRole::kServer);
+    if (!loaded) return failed(loaded.error());
+    tls = *loaded;
+  }
+  HttpServerOptions serving;
+  serving.tls = tls ? &*tls : nullptr;
+  HttpServer server(
+      std::move(*listener),
+      [&](const HttpRequest& request) { return handle_request(**agent, request); }, serving);
+
+  std::string ready = fmt::format("ready name={} role={} control={}", options.name, options.role,
+                                  to_string(server.bound_address()));
+  if (const auto listen = (*agent)->listen_address()) ready += " listen=" + to_string(*listen);
+  ready += fmt::format(" backend={}", name_of((*agent)->backend().backend));
+  fmt::print("{}\n", ready);
+  std::fflush(stdout);
+  log((*agent)->backend().why);
+
+  int signal = 0;
+  sigwait(&ends, &signal);
+  server.stop();
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app{
+      "One host's end of live migrations: holds a guest, sends it away, or takes one.\n"
+      "Prints one line 'ready name=… role=… control=ADDR listen=ADDR backend=…' once it serves.\n"
+      "Addresses: tcp:HOST:PORT (port 0 takes a free one) or unix:PATH. tcp uses mutual TLS 1.3."};
+  app.add_option("--name", options.name, "name in messages")->capture_default_str();
+  app.add_option("--role", options.role, "source launches the guest, destination waits for one")
+      ->required()
+      ->check(CLI::IsMember({"source", "destination"}));
+  app.add_option("--control", options.control, "address of the control API, for `migrate --agent`")
+      ->required();
+  app.add_option("--listen", options.listen,
+                 "address where guests may arrive; a destination needs it");
+  app.add_option("--certs", options.certs,
+                 "folder with ca.pem, host.pem and host.key (see `migrate certs`)");
+  app.add_flag("--insecure-plain-tcp", options.plain_tcp,
+               "allow tcp without TLS; for tests on a trusted link");
+  app.add_option("--guest-file", options.guest_file,
+                 "TOML file with guest options, at top level or in [guest]");
+  app.add_option("guest", options.guest_words,
+                 "guest options as key=value; they override the file");
+  app.footer(
+      std::string(
+          "Guest options (both sides must agree on platform, backend, memory and vcpus):\n") +
+      kGuestSpecHelp);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& done) {
+    return app.exit(done);
+  } catch (const CLI::ParseError& error) {
+    return usage_error(error.what());
+  }
+  if (options.role == "destination" && options.listen.empty()) {
+    return usage_error("--role destination needs --listen ADDR, where guests arrive");
+  }
+  return run(options);
+}

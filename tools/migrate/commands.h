@@ -1,0 +1,45 @@
+// The commands of `migrate`. Each returns its exit code and has written what it has to say.
+// Threads: one.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace sealift {
+
+struct AgentOptions {
+  std::string agent;
+  std::string certs;
+  bool json = false;
+};
+
+struct StartOptions {
+  std::string to;
+  bool check_only = false;
+  bool wait = false;  // the default; the flag is for scripts that say what they mean
+  bool detach = false;
+  bool no_verify = false;
+  std::uint64_t downtime_ms = 300;
+  std::uint64_t rounds_max = 30;
+  std::string on_stall = "switchover";
+  std::uint64_t timeout_ms = 0;
+};
+
+struct CertsOptions {
+  std::string dir;
+  std::vector<std::string> hosts;  // folder names to make under dir
+  std::vector<std::string> names;  // DNS names and IP addresses the certificates are good for
+  int days = 365;
+  bool json = false;
+};
+
+int run_start(const AgentOptions& common, const StartOptions& options);  // also check
+int run_watch(const AgentOptions& common);
+int run_status(const AgentOptions& common);
+int run_cancel(const AgentOptions& common);
+int run_digest(const AgentOptions& common, const std::string& at);
+int run_verify(const AgentOptions& common);
+int run_certs(const CertsOptions& options);
+
+}  // namespace sealift

@@ -1,0 +1,124 @@
+// migrate: what an operator types. Parses, calls one command, exits with its code.
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "engine/limits.h"
+#include "tools/migrate/commands.h"
+#include "tools/migrate/exit_codes.h"
+#include "transport/certs.h"
+
+namespace {
+
+using namespace sealift;  // NOLINT(google-build-using-namespace): main() of the tool
+
+void add_common(CLI::App& command, AgentOptions& common) {
+  command
+      .add_option("--agent", common.agent,
+                  "the agent's control address: tcp:HOST:PORT or unix:PATH")
+      ->required()
+      ->envname("SEALIFT_AGENT");
+  command
+      .add_option("--certs", common.certs,
+                  "folder with ca.pem, host.pem and host.key, for tcp agents")
+      ->envname("SEALIFT_CERTS");
+  command.add_flag("--json", common.json, "print the answer as one JSON object");
+}
+
+void add_start(CLI::App& app, AgentOptions& common, StartOptions& options) {
+  CLI::App* start = app.add_subcommand("start",
+                                       "Migrate the agent's guest. Progress goes to stderr: a line "
+                                       "that is redrawn on a terminal, otherwise "
+                                       "one JSON object a line. Ctrl-C cancels.");
+  add_common(*start, common);
+  start
+      ->add_option("--to", options.to,
+                   "where the destination listens: the listen= of its ready line")
+      ->required();
+  auto* wait = start->add_flag("--wait", options.wait, "wait for the end (default)");
+  start->add_flag("--detach", options.detach, "return once it has begun")->excludes(wait);
+  start
+      ->add_option("--downtime-ms", options.downtime_ms,
+                   "pause the guest when the rest takes no longer than this")
+      ->capture_default_str();
+  start->add_option("--rounds-max", options.rounds_max, "live rounds before --on-stall decides")
+      ->capture_default_str()
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{limits::kRoundsMax}));
+  start
+      ->add_option("--on-stall", options.on_stall,
+                   "when the goal cannot be met: switchover pauses all the same")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"switchover", "cancel"}));
+  start->add_option("--timeout-ms", options.timeout_ms, "give up after this time, 0 for never")
+      ->capture_default_str();
+  start->add_flag("--no-verify", options.no_verify,
+                  "do not take a digest of memory at the hand-over");
+  CLI::App* check =
+      app.add_subcommand("check", "Ask whether a migration would be accepted; moves nothing.");
+  add_common(*check, common);
+  check->add_option("--to", options.to, "where the destination listens")->required();
+}
+
+int run_command(CLI::App& app, const AgentOptions& common, StartOptions options,
+                const CertsOptions& certs, const std::string& at) {
+  if (app.got_subcommand("start")) return run_start(common, options);
+  if (app.got_subcommand("check")) {
+    options.check_only = true;
+    return run_start(common, options);
+  }
+  if (app.got_subcommand("status")) return run_status(common);
+  if (app.got_subcommand("watch")) return run_watch(common);
+  if (app.got_subcommand("cancel")) return run_cancel(common);
+  if (app.got_subcommand("digest")) return run_digest(common, at);
+  if (app.got_subcommand("verify")) return run_verify(common);
+  return run_certs(certs);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Live migration of confidential guests between two migrate-agents."};
+  app.require_subcommand(1);
+  app.footer(kExitCodesHelp);
+  AgentOptions common;
+  StartOptions options;
+  CertsOptions certs;
+  std::string at;
+  add_start(app, common, options);
+  add_common(*app.add_subcommand("status", "What the agent and its guest are doing."), common);
+  add_common(*app.add_subcommand("watch", "Follow a migration until it ends."), common);
+  add_common(
+      *app.add_subcommand("cancel", "Cancel the migration; the guest runs on at the source."),
+      common);
+  CLI::App* digest =
+      app.add_subcommand("digest",
+                         "Digests of the guest's memory, as the guest sees it, and of its page "
+                         "map. After a migration both "
+                         "agents answer for the moment of the hand-over, unless --at now.");
+  add_common(*digest, common);
+  digest->add_option("--at", at, "now or handover")->check(CLI::IsMember({"now", "handover"}));
+  add_common(*app.add_subcommand("verify", "Ask the running guest to check all its memory."),
+             common);
+  CLI::App* make =
+      app.add_subcommand("certs", "Make a certificate authority and certificates for hosts.");
+  make->add_option("--dir", certs.dir, "folder to make: DIR/ca and DIR/HOST for each host")
+      ->required();
+  make->add_option("--host", certs.hosts, "name of a host's folder; may be repeated")->required();
+  make->add_option("--name", certs.names,
+                   "DNS name or IP address the certificates are good for; may be repeated")
+      ->required();
+  make->add_option("--days", certs.days, "how long they are valid")
+      ->capture_default_str()
+      ->check(CLI::Range(1, kHostDaysMax));
+  make->add_flag("--json", certs.json, "print what was made as JSON");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& done) {
+    return app.exit(done);
+  } catch (const CLI::ParseError& error) {
+    fmt::print(stderr, "migrate: {}\n", error.what());
+    return kExitUsage;
+  }
+  return run_command(app, common, options, certs, at);
+}

@@ -1,0 +1,141 @@
+#include "tools/migrate/view.h"
+
+#include <fmt/format.h>
+
+#include <cstdint>
+
+namespace sealift {
+
+using nlohmann::json;
+
+namespace {
+
+std::uint64_t count(const json& object, const char* key) {
+  return object.value(key, std::uint64_t{0});
+}
+double number(const json& object, const char* key) { return object.value(key, 0.0); }
+
+std::string bytes_text(double bytes) {
+  if (bytes >= 1e9) return fmt::format("{:.2f} GB", bytes / 1e9);
+  if (bytes >= 1e6) return fmt::format("{:.1f} MB", bytes / 1e6);
+  return fmt::format("{:.0f} kB", bytes / 1e3);
+}
+
+std::string time_text(double ms) {
+  return ms >= 10'000 ? fmt::format("{:.1f} s", ms / 1e3) : fmt::format("{:.1f} ms", ms);
+}
+
+std::string eta_text(const json& decision) {
+  const json low = decision.value("eta_low_ms", json());
+  const json high = decision.value("eta_high_ms", json());
+  if (low.is_null()) return "unknown";
+  if (high.is_null()) return fmt::format("more than {}", time_text(low.get<double>()));
+  return fmt::format("{} to {}", time_text(low.get<double>()), time_text(high.get<double>()));
+}
+
+std::string rate_text(double pages, double ms) {
+  return ms <= 0 ? std::string("-") : fmt::format("{}/s", bytes_text(pages * 4096 / (ms / 1e3)));
+}
+
+std::string round_text(const json& round) {
+  return fmt::format(
+      "  {:>5}{} {:>9} {:>9} {:>9} {:>9} {:>11} {:>11} {:>10}\n", count(round, "epoch"),
+      round.value("guest_paused", false) ? "*" : " ", count(round, "shared_pages"),
+      count(round, "zero_pages"), count(round, "private_pages"), count(round, "skipped_pages"),
+      bytes_text(number(round, "shared_bytes")), bytes_text(number(round, "private_bytes")),
+      time_text(number(round, "total_ms")));
+}
+
+}  // namespace
+
+std::string progress_line(const json& progress) {
+  const json round = progress.value("round", json::object());
+  const std::uint64_t sent =
+      count(round, "shared_pages") + count(round, "zero_pages") + count(round, "private_pages");
+  const std::uint64_t pages = count(progress, "round_pages");
+  const std::uint64_t skipped = count(round, "skipped_pages");
+  const std::uint64_t left = pages > sent + skipped ? pages - sent - skipped : 0;
+  std::string line = fmt::format(
+      "round {}: {}, {} of {} pages, {} left, plain {}, firmware {}", count(round, "epoch"),
+      progress.value("phase", ""), sent, pages, left,
+      rate_text(static_cast<double>(count(round, "shared_pages") + count(round, "zero_pages")),
+                number(round, "plain_ms")),
+      rate_text(static_cast<double>(count(round, "private_pages")), number(round, "firmware_ms")));
+  if (const auto decision = progress.find("decision"); decision != progress.end()) {
+    line += fmt::format("; ETA {}; {}", eta_text(*decision), decision->value("reason", ""));
+  }
+  return line;
+}
+
+std::string report_text(const json& report, bool check_only) {
+  std::string text;
+  const std::string outcome = report.value("outcome", "");
+  if (check_only) {
+    text = outcome == "done" ? "check: a migration would be accepted\n"
+                             : fmt::format("check: {}\n", outcome);
+  } else {
+    text = fmt::format("migration: {}\n", outcome);
+  }
+  if (const auto error = report.find("error"); error != report.end()) {
+    text += fmt::format("reason: {}\n", error->value("detail", ""));
+  }
+  if (const auto error = report.find("recovery_error"); error != report.end()) {
+    text += fmt::format("also: {}\n", error->value("detail", ""));
+  }
+  const json rounds = report.value("rounds", json::array());
+  if (check_only || rounds.empty()) return text;
+  text += "  round     shared      zero   private   skipped shared data private data       time\n";
+  for (const json& round : rounds) text += round_text(round);
+  const json totals = report.value("totals", json::object());
+  text += fmt::format(
+      "  (* guest paused)\ntotal: {} shared pages ({}), {} private pages ({}), {} zero pages, {} "
+      "skipped, "
+      "{} firmware exports, in {} (setup {})\n",
+      count(totals, "shared_pages"), bytes_text(number(totals, "shared_bytes")),
+      count(totals, "private_pages"), bytes_text(number(totals, "private_bytes")),
+      count(totals, "zero_pages"), count(totals, "skipped_pages"),
+      count(totals, "firmware_exports"), time_text(number(report, "total_ms")),
+      time_text(number(report, "setup_ms")));
+  const json down = report.value("downtime", json::object());
+  if (outcome == "done") {
+    text += fmt::format(
+        "downtime: {} = pause {} + last round {} + save state {} + seal and load {} + hand-over "
+        "{}\n"
+        "  of it at the destination: load state {}, finish firmware {}, resume {}\n",
+        time_text(number(down, "total_ms")), time_text(number(down, "pause_ms")),
+        time_text(number(down, "final_round_ms")), time_text(number(down, "save_state_ms")),
+        time_text(number(down, "seal_ms")), time_text(number(down, "handover_ms")),
+        time_text(number(down, "destination_load_state_ms")),
+        time_text(number(down, "destination_seal_ms")),
+        time_text(number(down, "destination_resume_ms")));
+  }
+  return text;
+}
+
+std::string status_text(const json& status) {
+  const json guest = status.value("guest", json::object());
+  std::string text = fmt::format(
+      "agent {}: {}\nguest {}: platform {}, backend {}, {} MiB, {} vCPUs, workload {}, seed "
+      "{}\nbackend: {}\n"
+      "platform: {}\n",
+      status.value("agent", ""), status.value("state", ""), guest.value("name", ""),
+      guest.value("platform", ""), guest.value("backend", ""), count(guest, "memory_bytes") >> 20,
+      count(guest, "vcpus"), guest.value("workload", ""), count(guest, "seed"),
+      status.value("backend_reason", ""), status.value("platform", ""));
+  if (const auto vm = status.find("vm"); vm != status.end()) {
+    text += fmt::format("vm: {}{}\n", vm->value("state", ""),
+                        vm->contains("reason") ? ": " + vm->value("reason", "") : std::string());
+  }
+  if (const auto progress = status.find("progress"); progress != status.end())
+    text += progress_line(*progress) + "\n";
+  if (const auto report = status.find("report"); report != status.end())
+    text += "last " + report_text(*report, false);
+  if (const auto incoming = status.find("incoming"); incoming != status.end()) {
+    text += fmt::format(
+        "last incoming: {}{}\n", incoming->value("outcome", ""),
+        incoming->contains("error") ? ": " + (*incoming)["error"].value("detail", "") : "");
+  }
+  return text;
+}
+
+}  // namespace sealift

@@ -1,0 +1,147 @@
+#include <algorithm>
+#include <cerrno>
+
+#include "vmm_glue/model/sev/shim.h"
+
+namespace sealift::sev {
+namespace {
+
+// kmalloc's limit: SEND_UPDATE_DATA has no other (Linux 6.1 sev.c, sev_send_update_data).
+constexpr std::uint32_t kKmallocBytesMax = 4u << 20;
+
+// One command moves at most what lies in one page (get_num_contig_pages is not used on this path).
+bool crosses_page(std::uint64_t address, std::uint32_t bytes) {
+  return bytes > kPageBytes || address % kPageBytes + bytes > kPageBytes;
+}
+
+}  // namespace
+
+int KvmShim::send_start_query(Op& op, KvmSevSendStart& params) {
+  MailboxSendStart query{.handle = op.vm.handle};
+  const int result = psp_.run_for(op.vm.sev_fd, MailboxCommand::kSendStart, query, op.error);
+  params.session_len = query.session_len;
+  copy_out(params, op.data);
+  return result;
+}
+
+int KvmShim::send_start(Op& op) {
+  KvmSevSendStart params;
+  if (!copy_in(op.data, params)) return -EFAULT;
+  if (params.session_len == 0) return send_start_query(op, params);
+  if (params.pdh_cert_uaddr == 0 || params.pdh_cert_len == 0 || params.session_uaddr == 0 ||
+      params.session_len > kFirmwareBlobBytesMax) {
+    return -EINVAL;
+  }
+  Bytes session(params.session_len);
+  Bytes pdh;
+  Bytes plat;
+  Bytes amd;
+  int bad = copy_blob(params.pdh_cert_uaddr, params.pdh_cert_len, pdh);
+  if (bad == 0) bad = copy_blob(params.plat_certs_uaddr, params.plat_certs_len, plat);
+  if (bad == 0) bad = copy_blob(params.amd_certs_uaddr, params.amd_certs_len, amd);
+  if (bad != 0) return bad;
+
+  MailboxSendStart start{.handle = op.vm.handle};
+  start.pdh_address = kernel_address(pdh);
+  start.pdh_len = params.pdh_cert_len;
+  start.plat_address = kernel_address(plat);
+  start.plat_len = params.plat_certs_len;
+  start.amd_address = kernel_address(amd);
+  start.amd_len = params.amd_certs_len;
+  start.session_address = kernel_address(session);
+  start.session_len = params.session_len;
+  const int result = psp_.run_for(op.vm.sev_fd, MailboxCommand::kSendStart, start, op.error);
+  if (result == 0) copy_out_bytes(session, params.session_uaddr);
+  params.policy = start.policy;
+  params.session_len = start.session_len;
+  copy_out(params, op.data);
+  return result;
+}
+
+int KvmShim::send_update_query(Op& op, KvmSevUpdateData& params) {
+  MailboxUpdate query{.handle = op.vm.handle};
+  const int result = psp_.run_for(op.vm.sev_fd, MailboxCommand::kSendUpdateData, query, op.error);
+  params.hdr_len = query.hdr_len;
+  params.trans_len = query.trans_len;
+  copy_out(params, op.data);
+  return result;
+}
+
+int KvmShim::send_update_data(Op& op) {
+  KvmSevUpdateData params;
+  if (!copy_in(op.data, params)) return -EFAULT;
+  if (params.hdr_len == 0 || params.trans_len == 0) return send_update_query(op, params);
+  if (params.trans_uaddr == 0 || params.guest_uaddr == 0 || params.guest_len == 0 ||
+      params.hdr_uaddr == 0 || crosses_page(params.guest_uaddr, params.guest_len)) {
+    return -EINVAL;
+  }
+  if (!owns(op.vm, params.guest_uaddr, params.guest_len)) return -EFAULT;
+  if (params.hdr_len > kKmallocBytesMax || params.trans_len > kKmallocBytesMax) return -ENOMEM;
+  header_.assign(params.hdr_len, std::byte{0});
+  transport_.assign(params.trans_len, std::byte{0});
+  MailboxUpdate update{.handle = op.vm.handle};
+  update.hdr_address = kernel_address(header_);
+  update.hdr_len = params.hdr_len;
+  update.guest_address = guest_physical(params.guest_uaddr);
+  update.guest_len = params.guest_len;
+  update.trans_address = kernel_address(transport_);
+  update.trans_len = params.trans_len;
+  const int result = psp_.run_for(op.vm.sev_fd, MailboxCommand::kSendUpdateData, update, op.error);
+  if (result != 0) return result;
+  copy_out_bytes(transport_, params.trans_uaddr);
+  copy_out_bytes(header_, params.hdr_uaddr);
+  return 0;
+}
+
+int KvmShim::receive_start(Op& op) {
+  KvmSevStart params;
+  if (!copy_in(op.data, params)) return -EFAULT;
+  if (params.pdh_uaddr == 0 || params.pdh_len == 0 || params.session_uaddr == 0 ||
+      params.session_len == 0) {
+    return -EINVAL;
+  }
+  Bytes pdh;
+  Bytes session;
+  int bad = copy_blob(params.pdh_uaddr, params.pdh_len, pdh);
+  if (bad == 0) bad = copy_blob(params.session_uaddr, params.session_len, session);
+  if (bad != 0) return bad;
+  MailboxStart start{.handle = params.handle, .policy = params.policy};
+  start.pdh_address = kernel_address(pdh);
+  start.pdh_len = params.pdh_len;
+  start.session_address = kernel_address(session);
+  start.session_len = params.session_len;
+  int result = psp_.run_for(op.sev_fd, MailboxCommand::kReceiveStart, start, op.error);
+  // Linux 6.1 does not ask whether the VM has a handle already: a second success would leak the first
+  // guest. Its ASID is still bound, so that ACTIVATE refuses.
+  if (result == 0) result = bind_asid(op, start.handle);
+  if (result != 0) return result;
+  params.handle = start.handle;
+  copy_out(params, op.data);
+  op.vm.handle = start.handle;
+  op.vm.sev_fd = op.sev_fd;
+  return 0;
+}
+
+int KvmShim::receive_update_data(Op& op) {
+  KvmSevUpdateData params;
+  if (!copy_in(op.data, params)) return -EFAULT;
+  if (params.hdr_uaddr == 0 || params.hdr_len == 0 || params.guest_uaddr == 0 ||
+      params.guest_len == 0 || params.trans_uaddr == 0 || params.trans_len == 0 ||
+      crosses_page(params.guest_uaddr, params.guest_len)) {
+    return -EINVAL;
+  }
+  int bad = copy_blob(params.hdr_uaddr, params.hdr_len, header_);
+  if (bad == 0) bad = copy_blob(params.trans_uaddr, params.trans_len, transport_);
+  if (bad != 0) return bad;
+  if (!owns(op.vm, params.guest_uaddr, params.guest_len)) return -EFAULT;
+  MailboxUpdate update{.handle = op.vm.handle};
+  update.hdr_address = kernel_address(header_);
+  update.hdr_len = params.hdr_len;
+  update.guest_address = guest_physical(params.guest_uaddr);
+  update.guest_len = params.guest_len;
+  update.trans_address = kernel_address(transport_);
+  update.trans_len = params.trans_len;
+  return psp_.run_for(op.vm.sev_fd, MailboxCommand::kReceiveUpdateData, update, op.error);
+}
+
+}  // namespace sealift::sev

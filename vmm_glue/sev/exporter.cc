@@ -1,0 +1,218 @@
+#include "vmm_glue/sev/exporter.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "engine/assert.h"
+#include "engine/limits.h"
+
+namespace sealift::sev {
+namespace {
+
+template <class Container>
+std::uint64_t address_of(Container& bytes) {
+  return reinterpret_cast<std::uint64_t>(bytes.data());
+}
+
+std::uint32_t size_of(ByteView bytes) { return static_cast<std::uint32_t>(bytes.size()); }
+
+// KVM's SEND_START with session_len 0 only asks for the length: the firmware answers INVALID_LENGTH and
+// KVM writes the length back (Linux 6.1 sev.c, __sev_send_start_query_session_length).
+Result<void> query_session_length(const SevVm& vm) {
+  KvmSevSendStart query;
+  constexpr auto kCommand = KvmCommand::kSendStart;
+  const CommandResult outcome = issue(vm, kCommand, &query);
+  if (!outcome.answers_length_query()) {
+    SEALIFT_CHECK(check(outcome, name_of(kCommand), " (length query)"));
+    return fail(ErrorClass::kLocalFault, "{} accepted a length query as if it were a command.",
+                name_of(kCommand));
+  }
+  if (query.session_len != kSessionBytes) {
+    return fail(ErrorClass::kLocalFault, "{} asks for {} bytes of session data instead of {}.",
+                name_of(kCommand), query.session_len, kSessionBytes);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<PlatformCertificates> export_certificates(const SevVm& vm) {
+  PlatformCertificates out{.pdh = Bytes(kCertificateBytes), .chain = Bytes(kChainBytes)};
+  SevPdhCertExport request;
+  request.pdh_cert_address = address_of(out.pdh);
+  request.pdh_cert_len = size_of(out.pdh);
+  request.cert_chain_address = address_of(out.chain);
+  request.cert_chain_len = size_of(out.chain);
+  constexpr auto kCommand = SevDeviceCommand::kPdhCertExport;
+  SEALIFT_CHECK(check(issue(vm, kCommand, &request), name_of(kCommand)));
+  if (request.pdh_cert_len != kCertificateBytes || request.cert_chain_len != kChainBytes) {
+    return fail(ErrorClass::kLocalFault, "{} gave {} and {} bytes instead of {} and {}.",
+                name_of(kCommand), request.pdh_cert_len, request.cert_chain_len, kCertificateBytes,
+                kChainBytes);
+  }
+  return out;
+}
+
+SevExporter::SevExporter(const SevVm& vm, HostAddress host_address, SevConfig config)
+    : vm_(vm), host_address_(std::move(host_address)), config_(std::move(config)) {
+  SEALIFT_ASSERT(host_address_ != nullptr);
+}
+
+PrivateTraits SevExporter::traits() const {
+  return {.platform = Platform::kSev,
+          .batch_pages_max = limits::kBatchPagesMax,
+          .streams_max = 1,
+          .live_export = true};
+}
+
+Result<Bytes> SevExporter::begin(ByteView identity) {
+  const std::lock_guard lock(mutex_);
+  if (phase_ != Phase::kIdle) {
+    return fail(ErrorClass::kLocalFault, "A SEV export was begun twice without a cancel between.");
+  }
+  SEALIFT_TRY(const IdentityBlob peer, decode_identity(identity));
+  SEALIFT_CHECK(check_pdh(peer.pdh));
+  SEALIFT_CHECK(query_session_length(vm_));
+  SEALIFT_TRY(const StartBlob start, send_start(peer));
+  if (config_.policy && *config_.policy != start.policy) {
+    return fail(ErrorClass::kPolicy, "The guest's SEV policy is {:#010x}, expected was {:#010x}.",
+                start.policy, *config_.policy);
+  }
+  return encode(start);
+}
+
+Result<StartBlob> SevExporter::send_start(const IdentityBlob& identity) {
+  // Our PDH is read before it is used: a PDH that changes in between fails at the destination by its
+  // wrap MAC, which is what should happen.
+  SEALIFT_TRY(PlatformCertificates own, export_certificates(vm_));
+  StartBlob out{.policy = 0, .pdh = std::move(own.pdh), .session = Bytes(kSessionBytes)};
+  // KVM copies all three blobs in before it asks whether the policy needs them, and refuses an empty one
+  // with EINVAL (Linux 6.1 sev.c, sev_send_start), so that "none" has to be one zero byte.
+  const Bytes none(1);
+  const Bytes& amd = !identity.amd_certs.empty()  ? identity.amd_certs
+                     : !config_.amd_certs.empty() ? config_.amd_certs
+                                                  : none;
+  KvmSevSendStart start;
+  start.pdh_cert_uaddr = address_of(identity.pdh);
+  start.pdh_cert_len = size_of(identity.pdh);
+  start.plat_certs_uaddr = address_of(identity.chain);
+  start.plat_certs_len = size_of(identity.chain);
+  start.amd_certs_uaddr = address_of(amd);
+  start.amd_certs_len = size_of(amd);
+  start.session_uaddr = address_of(out.session);
+  start.session_len = size_of(out.session);
+  phase_ = Phase::kInDoubt;
+  SEALIFT_CHECK(check(issue(vm_, KvmCommand::kSendStart, &start), name_of(KvmCommand::kSendStart)));
+  phase_ = Phase::kSending;
+  out.policy = start.policy;
+  return out;
+}
+
+Result<void> SevExporter::prepare(std::span<const Gfn>) { return {}; }
+
+Result<void> SevExporter::require_sending(const char* call) const {
+  if (cancelling_) return fail(ErrorClass::kCancelled, "The SEV export was cancelled.");
+  if (phase_ == Phase::kSending) return {};
+  return fail(ErrorClass::kLocalFault, "SEV {} came while no export is under way.", call);
+}
+
+Result<ExportResult> SevExporter::export_batch(std::uint8_t stream, std::uint32_t epoch,
+                                               std::span<const Gfn> gfns) {
+  SEALIFT_ASSERT(gfns.size() <= limits::kBatchPagesMax);
+  const std::lock_guard lock(mutex_);
+  ExportResult out;
+  PrivateBatch& batch = out.batch;
+  batch.epoch = epoch;
+  batch.stream = stream;
+  batch.gfns.assign(gfns.begin(), gfns.end());
+  batch.ops.assign(gfns.size(), PrivateOp::kImport);
+  batch.page_auth_bytes = kPacketHeaderBytes;
+  batch.page_auth.resize(gfns.size() * kPacketHeaderBytes);
+  batch.page_body_bytes = kPageBytes;
+  batch.body.resize(gfns.size() * kPageBytes);
+  for (std::size_t i = 0; i < gfns.size(); ++i) {
+    SEALIFT_CHECK(require_sending("export_batch"));
+    SEALIFT_CHECK(export_page(
+        gfns[i], std::span(batch.page_auth).subspan(i * kPacketHeaderBytes, kPacketHeaderBytes),
+        std::span(batch.body).subspan(i * kPageBytes, kPageBytes)));
+    ++out.firmware_commands;
+  }
+  out.outcomes.assign(gfns.size(), ExportOutcome::kExported);
+  return out;
+}
+
+// KVM moves at most one 4 KiB page with a command (Linux 6.1 sev.c, sev_send_update_data). The lengths
+// are ours: the one a query would give for the body does not follow from the guest's page.
+Result<void> SevExporter::export_page(Gfn gfn, std::span<std::byte> auth,
+                                      std::span<std::byte> body) {
+  std::byte* host = host_address_(gfn);
+  if (host == nullptr) {
+    return fail(ErrorClass::kLocalFault, "Guest page {:#x} has no host address.", value(gfn));
+  }
+  KvmSevUpdateData update;
+  update.hdr_uaddr = address_of(auth);
+  update.hdr_len = size_of(auth);
+  update.guest_uaddr = reinterpret_cast<std::uint64_t>(host);
+  update.guest_len = kPageBytes;
+  update.trans_uaddr = address_of(body);
+  update.trans_len = size_of(body);
+  const CommandResult outcome = issue(vm_, KvmCommand::kSendUpdateData, &update);
+  if (outcome.ok()) return {};
+  return check(outcome, name_of(KvmCommand::kSendUpdateData),
+               fmt::format(" of gfn {:#x}", value(gfn)));
+}
+
+// The firmware keeps no record of single pages: a page that turned shared needs no word to it.
+Result<void> SevExporter::converted(GfnRange, PageClass) { return {}; }
+
+Result<void> SevExporter::fault_back(Gfn gfn) {
+  return fail(ErrorClass::kLocalFault, "SEV export never takes a page away, yet gfn {:#x} is asked for.",
+              value(gfn));
+}
+
+Result<Bytes> SevExporter::end_epoch(std::uint32_t) { return Bytes{}; }
+
+Result<Bytes> SevExporter::seal() {
+  const std::lock_guard lock(mutex_);
+  SEALIFT_CHECK(require_sending("seal"));
+  return Bytes{};
+}
+
+Result<void> SevExporter::release() {
+  const std::lock_guard lock(mutex_);
+  if (phase_ == Phase::kReleased) return {};
+  SEALIFT_CHECK(require_sending("release"));
+  phase_ = Phase::kInDoubt;
+  SEALIFT_CHECK(check(issue(vm_, KvmCommand::kSendFinish, nullptr),
+                      name_of(KvmCommand::kSendFinish)));
+  phase_ = Phase::kReleased;
+  return {};
+}
+
+Result<void> SevExporter::cancel(std::optional<ByteView>) {
+  cancelling_ = true;
+  const std::lock_guard lock(mutex_);
+  cancelling_ = false;
+  if (phase_ == Phase::kIdle) return {};
+  if (phase_ == Phase::kInDoubt) {
+    SEALIFT_TRY(const KvmSevGuestStatus status, guest_status(vm_));
+    const auto state = static_cast<GuestState>(status.state);
+    if (state == GuestState::kRunning) {
+      phase_ = Phase::kIdle;
+      return {};
+    }
+    phase_ = state == GuestState::kSent ? Phase::kReleased : Phase::kSending;
+  }
+  if (phase_ == Phase::kReleased) {
+    return fail(ErrorClass::kLocalFault,
+                "The SEV guest was sent: no firmware command lets it run here again.");
+  }
+  phase_ = Phase::kInDoubt;
+  SEALIFT_CHECK(check(issue(vm_, KvmCommand::kSendCancel, nullptr),
+                      name_of(KvmCommand::kSendCancel)));
+  phase_ = Phase::kIdle;
+  return {};
+}
+
+}  // namespace sealift::sev

@@ -1,0 +1,85 @@
+// SevExporter: private pages of a SEV guest leave through KVM's SEND_* commands.
+//
+// Spec:    Linux 6.1 arch/x86/kvm/svm/sev.c and Documentation/virt/kvm/x86/amd-memory-encryption.rst;
+//          blobs in vmm_glue/sev/blobs.h; one page travels as a 52-byte packet header in page_auth and
+//          4096 bytes of ciphertext in body.
+// Owner:   the agent; the SevVm's HostIoctl and fds outlive it. `host_address` gives the host address of
+//          a guest page or null.
+// Threads: as engine/private_path.h says. cancel() may come while export_batch() runs: the batch stops
+//          after the page in hand.
+// Failure: any command that fails is an error with errno and firmware status; the caller then cancels.
+//          The MAC of a packet covers neither its address nor its order (55766, packet MAC): the
+//          transport must authenticate both.
+//
+// Invariants
+//   I1  Between a successful SEND_START and release() every path of failure leads, by cancel(), to
+//       SEND_CANCEL, never to SEND_FINISH: no command leads from SENT back to RUNNING.
+//   I2  After a call whose effect is in doubt (SEND_START may have succeeded before its copy-out failed),
+//       GUEST_STATUS decides, not our memory of what we asked for.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <mutex>
+#include <optional>
+
+#include "engine/private_path.h"
+#include "vmm_glue/sev/blobs.h"
+#include "vmm_glue/sev/command.h"
+
+namespace sealift::sev {
+
+using HostAddress = std::function<std::byte*(Gfn)>;
+
+struct SevConfig {
+  // The policy the operator expects the guest to have; another one is refused. Empty: any.
+  std::optional<std::uint32_t> policy = {};
+  // ASK then ARK of the destination's processors; empty where no guest has policy bit SEV. The importer
+  // puts it into its identity; the exporter uses it when the identity brings none.
+  Bytes amd_certs = {};
+};
+
+class SevExporter final : public PrivateExporter {
+ public:
+  SevExporter(const SevVm& vm, HostAddress host_address, SevConfig config);
+  SevExporter(const SevExporter&) = delete;
+  SevExporter& operator=(const SevExporter&) = delete;
+
+  PrivateTraits traits() const override;
+  Result<Bytes> begin(ByteView identity) override;
+  Result<void> prepare(std::span<const Gfn> gfns) override;
+  Result<ExportResult> export_batch(std::uint8_t stream, std::uint32_t epoch,
+                                    std::span<const Gfn> gfns) override;
+  Result<void> converted(GfnRange range, PageClass now) override;
+  Result<void> fault_back(Gfn gfn) override;
+  Result<Bytes> end_epoch(std::uint32_t epoch) override;
+  Result<Bytes> seal() override;
+  Result<void> release() override;
+  // After it the guest runs here, and begin() may be called again: a new session has new keys.
+  Result<void> cancel(std::optional<ByteView> abort_token) override;
+
+ private:
+  enum class Phase : std::uint8_t { kIdle, kSending, kInDoubt, kReleased };
+
+  Result<StartBlob> send_start(const IdentityBlob& identity);
+  Result<void> export_page(Gfn gfn, std::span<std::byte> auth, std::span<std::byte> body);
+  Result<void> require_sending(const char* call) const;
+
+  const SevVm vm_;
+  const HostAddress host_address_;
+  const SevConfig config_;
+  std::atomic<bool> cancelling_{false};
+
+  std::mutex mutex_;             // one command at a time, as the mailbox has it
+  Phase phase_ = Phase::kIdle;   // guarded by mutex_
+};
+
+// PDH_CERT_EXPORT: this host's PDH and its chain. The CEK leaves without AMD's signature (sevctl fetches
+// the signed one from AMD's key server); the operator replaces it where the policy asks for the chain.
+struct PlatformCertificates {
+  Bytes pdh;
+  Bytes chain;
+};
+Result<PlatformCertificates> export_certificates(const SevVm& vm);
+
+}  // namespace sealift::sev

@@ -1,0 +1,165 @@
+#include "vmm_glue/sev/importer.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "engine/assert.h"
+#include "engine/limits.h"
+#include "vmm_glue/sev/blobs.h"
+
+namespace sealift::sev {
+namespace {
+
+std::uint64_t address_of(const std::byte* bytes) { return reinterpret_cast<std::uint64_t>(bytes); }
+
+}  // namespace
+
+SevImporter::SevImporter(const SevVm& vm, HostAddress host_address, SevConfig config)
+    : vm_(vm), host_address_(std::move(host_address)), config_(std::move(config)) {
+  SEALIFT_ASSERT(host_address_ != nullptr);
+  SEALIFT_ASSERT(config_.amd_certs.size() <= kFirmwareBlobBytesMax);
+}
+
+PrivateTraits SevImporter::traits() const {
+  return {.platform = Platform::kSev,
+          .batch_pages_max = limits::kBatchPagesMax,
+          .streams_max = 1,
+          .live_export = true};
+}
+
+Result<void> SevImporter::require(Phase phase, const char* call) const {
+  if (phase_ == phase) return {};
+  if (phase_ == Phase::kAborted) {
+    return fail(ErrorClass::kCancelled, "SEV {} came after the import was aborted.", call);
+  }
+  return fail(ErrorClass::kLocalFault, "SEV {} came in phase {} of the import instead of {}.", call,
+              static_cast<int>(phase_), static_cast<int>(phase));
+}
+
+// Asked for anew before each migration: a PDH that was renewed since would fail at RECEIVE_START.
+Result<Bytes> SevImporter::identity() {
+  const std::lock_guard lock(mutex_);
+  SEALIFT_CHECK(require(Phase::kIdle, "identity"));
+  SEALIFT_TRY(PlatformCertificates own, export_certificates(vm_));
+  return encode(IdentityBlob{.pdh = std::move(own.pdh),
+                             .chain = std::move(own.chain),
+                             .amd_certs = config_.amd_certs});
+}
+
+Result<void> SevImporter::begin(ByteView start) {
+  const std::lock_guard lock(mutex_);
+  SEALIFT_CHECK(require(Phase::kIdle, "begin"));
+  SEALIFT_TRY(const StartBlob blob, decode_start(start));
+  SEALIFT_CHECK(check_pdh(blob.pdh));
+  if (config_.policy && *config_.policy != blob.policy) {
+    return fail(ErrorClass::kPolicy, "The guest's SEV policy is {:#010x}, expected was {:#010x}.",
+                blob.policy, *config_.policy);
+  }
+  KvmSevStart receive;
+  receive.policy = blob.policy;
+  receive.pdh_uaddr = address_of(blob.pdh.data());
+  receive.pdh_len = static_cast<std::uint32_t>(blob.pdh.size());
+  receive.session_uaddr = address_of(blob.session.data());
+  receive.session_len = static_cast<std::uint32_t>(blob.session.size());
+  constexpr auto kCommand = KvmCommand::kReceiveStart;
+  const CommandResult outcome = issue(vm_, kCommand, &receive);
+  // Linux 6.1 does not stop a second RECEIVE_START from replacing the first one's handle, so that one
+  // failed attempt is the last.
+  phase_ = outcome.ok() ? Phase::kReceiving : Phase::kFailed;
+  return check(outcome, name_of(kCommand));
+}
+
+Result<void> SevImporter::check_batch(const PrivateBatch& batch) const {
+  constexpr auto kBad = ErrorClass::kMalformed;
+  const std::size_t pages = batch.gfns.size();
+  if (pages > limits::kBatchPagesMax || batch.ops.size() != pages) {
+    return fail(kBad, "A SEV batch has {} pages (at most {}) and {} operations.", pages,
+                limits::kBatchPagesMax, batch.ops.size());
+  }
+  if (!batch.batch_auth.empty()) {
+    return fail(kBad, "A SEV batch has {} bytes of batch authentication; SEV knows none.",
+                batch.batch_auth.size());
+  }
+  if (batch.page_auth_bytes != kPacketHeaderBytes || batch.page_body_bytes != kPageBytes) {
+    return fail(kBad, "A SEV batch has {}-byte headers and {}-byte bodies instead of {} and {}.",
+                batch.page_auth_bytes, batch.page_body_bytes, kPacketHeaderBytes, kPageBytes);
+  }
+  if (batch.page_auth.size() != pages * kPacketHeaderBytes ||
+      batch.body.size() != pages * kPageBytes) {
+    return fail(kBad, "A SEV batch of {} pages has {} bytes of headers and {} bytes of bodies.",
+                pages, batch.page_auth.size(), batch.body.size());
+  }
+  for (std::size_t i = 0; i < pages; ++i) {
+    if (batch.ops[i] != PrivateOp::kImport) {
+      return fail(kBad, "A SEV batch asks for operation {} on gfn {:#x}; SEV knows only import.",
+                  static_cast<int>(batch.ops[i]), value(batch.gfns[i]));
+    }
+    if (host_address_(batch.gfns[i]) == nullptr) {
+      return fail(kBad, "A SEV batch names gfn {:#x}, which is no RAM of the guest.",
+                  value(batch.gfns[i]));
+    }
+  }
+  return {};
+}
+
+Result<void> SevImporter::import_batch(const PrivateBatch& batch) {
+  const std::lock_guard lock(mutex_);
+  SEALIFT_CHECK(require(Phase::kReceiving, "import_batch"));
+  SEALIFT_CHECK(check_batch(batch));
+  for (std::size_t i = 0; i < batch.gfns.size(); ++i) SEALIFT_CHECK(import_page(batch, i));
+  return {};
+}
+
+Result<void> SevImporter::import_page(const PrivateBatch& batch, std::size_t index) {
+  KvmSevUpdateData update;
+  update.hdr_uaddr = address_of(batch.page_auth.data() + index * kPacketHeaderBytes);
+  update.hdr_len = kPacketHeaderBytes;
+  update.guest_uaddr = address_of(host_address_(batch.gfns[index]));
+  update.guest_len = kPageBytes;
+  update.trans_uaddr = address_of(batch.body.data() + index * kPageBytes);
+  update.trans_len = kPageBytes;
+  const CommandResult outcome = issue(vm_, KvmCommand::kReceiveUpdateData, &update);
+  if (outcome.ok()) return {};
+  return check(outcome, name_of(KvmCommand::kReceiveUpdateData),
+               fmt::format(" of gfn {:#x}", value(batch.gfns[index])));
+}
+
+// The firmware keeps no record of single pages.
+Result<void> SevImporter::converted(GfnRange, PageClass) { return {}; }
+
+Result<void> SevImporter::end_epoch(std::uint32_t epoch, ByteView token) {
+  const std::lock_guard lock(mutex_);
+  SEALIFT_CHECK(require(Phase::kReceiving, "end_epoch"));
+  if (token.empty()) return {};
+  return fail(ErrorClass::kMalformed, "Epoch {} ends with a token of {} bytes; SEV knows none.",
+              epoch, token.size());
+}
+
+Result<void> SevImporter::seal(ByteView token) {
+  const std::lock_guard lock(mutex_);
+  SEALIFT_CHECK(require(Phase::kReceiving, "seal"));
+  if (!token.empty()) {
+    return fail(ErrorClass::kMalformed, "The export ends with a token of {} bytes; SEV knows none.",
+                token.size());
+  }
+  constexpr auto kCommand = KvmCommand::kReceiveFinish;
+  const CommandResult outcome = issue(vm_, kCommand, nullptr);
+  phase_ = outcome.ok() ? Phase::kSealed : Phase::kFailed;
+  return check(outcome, name_of(kCommand));
+}
+
+// RECEIVE_FINISH made the guest runnable; who may run it is the engine's decision, not the firmware's.
+Result<void> SevImporter::commit() {
+  const std::lock_guard lock(mutex_);
+  return require(Phase::kSealed, "commit");
+}
+
+// No command leads from RECEIVE_UPDATE back: the owner destroys the VM, and KVM decommissions the guest.
+Result<Bytes> SevImporter::abort() {
+  const std::lock_guard lock(mutex_);
+  phase_ = Phase::kAborted;
+  return Bytes{};
+}
+
+}  // namespace sealift::sev

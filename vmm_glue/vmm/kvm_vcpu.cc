@@ -1,0 +1,155 @@
+#include "vmm_glue/vmm/kvm_vcpu.h"
+
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+
+#include "vmm_glue/abi/kvm_requests.h"
+
+namespace sealift {
+namespace {
+
+constexpr std::uint32_t kCpuidEntriesMax = 256;
+constexpr std::uint32_t kMsrsMax = 1024;
+
+Result<std::vector<std::uint32_t>> list_msrs(const KvmHandle& kvm) {
+  std::vector<std::uint32_t> words(1 + kMsrsMax);
+  words[0] = kMsrsMax;  // struct kvm_msr_list: the count, then the indices
+  SEALIFT_TRY([[maybe_unused]] int done,
+              kvm.call("KVM_GET_MSR_INDEX_LIST", kKvmGetMsrIndexList, words.data()));
+  return std::vector<std::uint32_t>(words.begin() + 1, words.begin() + 1 + words[0]);
+}
+
+Result<void> set_cpuid(const KvmHandle& kvm, const KvmHandle& vcpu) {
+  std::vector<std::byte> bytes(kKvmCpuidHeadBytes + kCpuidEntriesMax * sizeof(kvm_cpuid_entry2));
+  auto* cpuid = reinterpret_cast<kvm_cpuid2*>(bytes.data());
+  cpuid->nent = kCpuidEntriesMax;
+  SEALIFT_TRY([[maybe_unused]] int got,
+              kvm.call("KVM_GET_SUPPORTED_CPUID", kKvmGetSupportedCpuid, cpuid));
+  SEALIFT_TRY([[maybe_unused]] int set, vcpu.call("KVM_SET_CPUID2", kKvmSetCpuid2, cpuid));
+  return {};
+}
+
+kvm_segment segment(std::uint16_t selector, std::uint8_t type, bool code) {
+  kvm_segment seg{};
+  seg.limit = 0xffffffff;
+  seg.selector = selector;
+  seg.type = type;
+  seg.present = 1;
+  seg.dpl = 3;
+  seg.db = code ? 0 : 1;
+  seg.s = 1;
+  seg.l = code ? 1 : 0;
+  seg.g = 1;
+  return seg;
+}
+
+}  // namespace
+
+Result<KvmSystem> KvmSystem::open() {
+  KvmSystem system;
+  const int fd = ::open("/dev/kvm", O_RDWR | O_CLOEXEC);
+  if (fd < 0) {
+    return fail(ErrorClass::kLocalFault, "/dev/kvm cannot be opened: {}", strerrorname_np(errno));
+  }
+  system.handle = KvmHandle(fd);
+  SEALIFT_TRY(const int version, system.handle.call("KVM_GET_API_VERSION", KVM_GET_API_VERSION));
+  if (version != KVM_API_VERSION) {
+    return fail(ErrorClass::kLocalFault, "/dev/kvm has API version {} instead of {}", version,
+                KVM_API_VERSION);
+  }
+  SEALIFT_TRY(const int run_bytes,
+              system.handle.call("KVM_GET_VCPU_MMAP_SIZE", KVM_GET_VCPU_MMAP_SIZE));
+  system.run_bytes = static_cast<std::uint64_t>(run_bytes);
+  SEALIFT_TRY(const int immediate,
+              SEALIFT_KVM(system.handle, KVM_CHECK_EXTENSION, KVM_CAP_IMMEDIATE_EXIT));
+  if (immediate == 0) return fail(ErrorClass::kLocalFault, "KVM has no KVM_CAP_IMMEDIATE_EXIT");
+  SEALIFT_TRY(const int xsave, SEALIFT_KVM(system.handle, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2));
+  if (xsave < kKvmXsaveBytesMin) {
+    return fail(ErrorClass::kLocalFault, "KVM_CAP_XSAVE2 is {}, less than {}", xsave,
+                kKvmXsaveBytesMin);
+  }
+  system.xsave_bytes = static_cast<std::uint64_t>(xsave);
+  SEALIFT_TRY(const int sregs2, SEALIFT_KVM(system.handle, KVM_CHECK_EXTENSION, KVM_CAP_SREGS2));
+  system.has_sregs2 = sregs2 != 0;
+  SEALIFT_TRY(system.msrs, list_msrs(system.handle));
+  return system;
+}
+
+Result<std::unique_ptr<KvmVcpu>> KvmVcpu::make(const KvmSystem& system, const KvmHandle& vm,
+                                               std::uint32_t index) {
+  SEALIFT_TRY(const int fd, SEALIFT_KVM(vm, KVM_CREATE_VCPU, static_cast<unsigned long>(index)));
+  KvmHandle handle(fd);
+  SEALIFT_CHECK(set_cpuid(system.handle, handle));
+  void* area = mmap(nullptr, system.run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (area == MAP_FAILED) {
+    return fail(ErrorClass::kLocalFault, "mmap of struct kvm_run of vCPU {} failed: {}", index,
+                strerrorname_np(errno));
+  }
+  return std::unique_ptr<KvmVcpu>(
+      new KvmVcpu(system, std::move(handle), static_cast<KvmRun*>(area), index));
+}
+
+KvmVcpu::~KvmVcpu() { munmap(run_, system_.run_bytes); }
+
+Result<void> KvmVcpu::enter_at(const KvmEntry& entry) {
+  kvm_sregs sregs{};
+  SEALIFT_TRY([[maybe_unused]] int got, SEALIFT_KVM(handle_, KVM_GET_SREGS, &sregs));
+  sregs.cs = segment(0x33, 11, true);
+  sregs.ss = sregs.ds = sregs.es = segment(0x2b, 3, false);
+  sregs.fs = sregs.gs = sregs.ss;
+  sregs.tr.present = 1;  // VM entry in long mode wants a busy TSS
+  sregs.tr.type = 11;
+  sregs.tr.s = 0;
+  sregs.tr.limit = 0x67;
+  sregs.tr.selector = 0x40;
+  sregs.idt.limit = 0;  // any exception ends in a triple fault, which is an exit
+  sregs.gdt.limit = 0;
+  sregs.cr0 = 0x80050033;  // PG AM WP NE ET MP PE
+  sregs.cr4 = 0x620;       // PAE OSFXSR OSXMMEXCPT
+  sregs.efer = 0xd01;      // NXE LMA LME SCE
+  sregs.cr3 = entry.cr3;
+  SEALIFT_TRY([[maybe_unused]] int set, SEALIFT_KVM(handle_, KVM_SET_SREGS, &sregs));
+  kvm_regs regs{};
+  regs.rip = entry.rip;
+  regs.rsp = entry.rsp;
+  regs.rdi = entry.rdi;
+  regs.rflags = 2;
+  SEALIFT_TRY([[maybe_unused]] int set_regs, SEALIFT_KVM(handle_, KVM_SET_REGS, &regs));
+  return {};
+}
+
+Result<void> KvmVcpu::use_kick_signal(int signal) {
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, signal);
+  sigset_t previous;
+  const int error = pthread_sigmask(SIG_BLOCK, &blocked, &previous);
+  if (error != 0) {
+    return fail(ErrorClass::kLocalFault, "pthread_sigmask failed: {}", strerrorname_np(error));
+  }
+  sigdelset(&previous, signal);
+  // The kernel's signal set is 8 bytes; glibc's sigset_t starts with them.
+  constexpr std::uint32_t kKernelSetBytes = 8;
+  std::array<std::byte, kKvmSignalMaskHeadBytes + kKernelSetBytes> mask{};
+  std::memcpy(mask.data(), &kKernelSetBytes, sizeof kKernelSetBytes);
+  std::memcpy(mask.data() + kKvmSignalMaskHeadBytes, &previous, kKernelSetBytes);
+  SEALIFT_TRY([[maybe_unused]] int set,
+              handle_.call("KVM_SET_SIGNAL_MASK", kKvmSetSignalMask, mask.data()));
+  return {};
+}
+
+int KvmVcpu::run() { return ioctl(handle_.fd(), KVM_RUN, 0UL) == 0 ? 0 : errno; }
+
+void KvmVcpu::set_immediate_exit(bool on) {
+  std::atomic_ref(run_->immediate_exit).store(on ? 1 : 0, std::memory_order_seq_cst);
+}
+
+}  // namespace sealift

@@ -1,0 +1,92 @@
+// KvmVcpu: one vCPU of a real KVM: its start at CPL3 in long mode, KVM_RUN, and its whole state as
+// StateBlobs.
+//
+// Spec:    Linux Documentation/virt/kvm/api.rst.
+// Owner:   KvmVm. Threads: the vCPU's thread while it runs; the control thread while it is stopped;
+// stop_run() from any. Failure: kLocalFault with the ioctl and errno; kMalformed or kRefused for
+// state that cannot be this vCPU's. Invariants:
+//   I1  State is saved only with no exit half done: drain() was the last thing that ran.
+//   I2  load() changes nothing unless every item is there once, known and of the right size.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "engine/guest_port.h"
+#include "engine/result.h"
+#include "vmm_glue/abi/kvm_run.h"
+#include "vmm_glue/vmm/kvm_handle.h"
+
+namespace sealift {
+
+struct KvmSystem {
+  KvmHandle handle;
+  std::uint64_t run_bytes = 0;    // of the mapping of struct kvm_run
+  std::uint64_t xsave_bytes = 0;  // KVM_GET_XSAVE2
+  bool has_sregs2 = false;
+  std::vector<std::uint32_t> msrs;  // KVM_GET_MSR_INDEX_LIST
+  // kLocalFault saying why /dev/kvm cannot be used.
+  static Result<KvmSystem> open();
+};
+
+// struct kvm_msrs with one entry. The kernel's own declaration ends in a flexible array whose C++
+// form begins 8 bytes late.
+struct KvmOneMsr {
+  std::uint32_t count = 1;
+  std::uint32_t pad = 0;
+  std::uint32_t index = 0;
+  std::uint32_t reserved = 0;
+  std::uint64_t data = 0;
+};
+static_assert(sizeof(KvmOneMsr) == 24);
+
+struct KvmEntry {
+  std::uint64_t rip = 0;
+  std::uint64_t rsp = 0;
+  std::uint64_t rdi = 0;
+  std::uint64_t cr3 = 0;
+};
+
+class KvmVcpu {
+ public:
+  // REQUIRES: `system` outlives the vCPU.
+  static Result<std::unique_ptr<KvmVcpu>> make(const KvmSystem& system, const KvmHandle& vm,
+                                               std::uint32_t index);
+  KvmVcpu(const KvmVcpu&) = delete;
+  KvmVcpu& operator=(const KvmVcpu&) = delete;
+  ~KvmVcpu();
+
+  const KvmHandle& handle() const { return handle_; }
+  KvmRun& run_area() { return *run_; }
+  Result<void> enter_at(const KvmEntry& entry);
+  // Blocks `signal` in the calling thread except inside KVM_RUN, where it ends the run: no handler
+  // is needed.
+  Result<void> use_kick_signal(int signal);
+
+  // KVM_RUN: 0 or errno. The exit, if 0, is in run_area().
+  int run();
+  void set_immediate_exit(bool on);  // any thread
+
+  Result<std::vector<StateBlob>> save() const;
+  Result<void> load(const std::vector<StateBlob>& state);
+
+ private:
+  KvmVcpu(const KvmSystem& system, KvmHandle handle, KvmRun* run, std::uint32_t index)
+      : system_(system), handle_(std::move(handle)), run_(run), index_(index) {}
+  Result<Bytes> get_msrs() const;
+  Result<void> set_msrs(const Bytes& bytes) const;
+  std::uint64_t sregs_bytes() const;
+  Result<void> set_sregs(const void* sregs) const;
+  std::vector<const char*> item_names() const;
+  Result<void> check_item(const StateBlob& blob) const;
+  Result<void> set_item(const StateBlob& blob) const;
+  Result<Bytes> get_item(std::string_view name) const;
+
+  const KvmSystem& system_;
+  KvmHandle handle_;
+  KvmRun* run_;
+  std::uint32_t const index_;
+};
+
+}  // namespace sealift

@@ -1,0 +1,49 @@
+// ModelVm: the test guest on modelled vCPUs, one host thread each, or step by step without threads.
+//
+// Spec, Owner, Threads, Failure: as Vm (vmm/vm.h).
+// Invariants:
+//   I1  A vCPU stops between two turns of the workload (one page of work each), so pause() is quick
+//   even in a boot or a check. I2  The same seed and the same run_steps() calls give the same
+//   memory.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "vmm_glue/vmm/model_machine.h"
+#include "vmm_glue/vmm/vm.h"
+
+namespace sealift {
+
+class ModelVm final : public Vm {
+ public:
+  static Result<std::unique_ptr<ModelVm>> make(const VmConfig& config,
+                                               PrivateMemory* private_memory);
+  ~ModelVm() override { control_.shut_down(); }
+
+  // Runs `turns` turns of one vCPU on the calling thread; refused unless paused (a booted guest is,
+  // until resume()).
+  Result<void> run_steps(std::uint32_t vcpu, std::uint64_t turns);
+
+  Result<void> start_dirty_tracking() override;
+  Result<void> stop_dirty_tracking() override { return {}; }  // the log is always kept
+  Result<void> harvest_dirty() override;
+
+ private:
+  explicit ModelVm(Parts parts);
+
+  Result<void> start_thread(std::uint32_t) override { return {}; }
+  void run(std::uint32_t vcpu) override;
+  void kick(std::uint32_t, pthread_t) override {}  // a vCPU looks at should_stop() between turns
+  Result<void> set_initial_vcpus() override {
+    return {};
+  }  // all registers zero: the start of the program
+  Result<std::vector<StateBlob>> save_vcpus() override;
+  Result<void> load_vcpus(std::vector<StateBlob> state) override;
+
+  WriteLog log_;
+  std::mutex harvest_mutex_;  // a harvest is whole before the next one ends
+  std::vector<std::unique_ptr<ModelMachine>> vcpus_;
+};
+
+}  // namespace sealift

@@ -1,0 +1,91 @@
+// RunControl: the vCPU threads of one VM, and whether they run.
+//
+// Owner:   the VM. Its destructor, or shut_down(), stops and joins the threads.
+// Threads: resume(), pause() and shut_down() come from one control thread; should_stop(),
+// terminate(), ring() and nap()
+//          from the vCPU threads; state() and wait_for() from any.
+// Failure: kRefused for a wrong state, kLocalFault with the reason once the guest has terminated.
+// Invariants:
+//   I1  Between pause() and resume() no vCPU thread is inside VcpuRunner::run().
+//   I2  A stop is never lost: should_stop() is true before kick() is called, and stays so until
+//   resume(). I3  kTerminated is final, and its reason is the first one given.
+#pragma once
+
+#include <pthread.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine/result.h"
+
+namespace sealift {
+
+enum class VmState : std::uint8_t { kCreated = 1, kPaused = 2, kRunning = 3, kTerminated = 4 };
+const char* name_of(VmState state);
+
+// What RunControl drives; implemented by each kind of VM.
+class VcpuRunner {
+ public:
+  virtual ~VcpuRunner() = default;
+  // Once, on the vCPU's thread, before any kick().
+  virtual Result<void> start_thread(std::uint32_t vcpu) = 0;
+  // Runs guest code until RunControl::should_stop(); leaves no exit half done.
+  virtual void run(std::uint32_t vcpu) = 0;
+  // Gets the vCPU out of guest code; should_stop() is already true. May be called when it does not
+  // run.
+  virtual void kick(std::uint32_t vcpu, pthread_t thread) = 0;
+};
+
+class RunControl {
+ public:
+  RunControl(VcpuRunner& runner, std::uint32_t vcpus) : runner_(runner), vcpus_(vcpus) {}
+  RunControl(const RunControl&) = delete;
+  RunControl& operator=(const RunControl&) = delete;
+  ~RunControl() { shut_down(); }
+
+  Result<void> set_ready();  // kCreated -> kPaused: the vCPUs have a state
+  Result<void> resume();
+  Result<void> pause();  // no effect unless running
+  void shut_down();
+
+  VmState state() const;
+  std::string reason() const;  // why it terminated
+
+  bool should_stop() const { return stop_.load(std::memory_order_seq_cst); }
+  void terminate(std::string why);
+  void ring();  // something happened that a wait_for() may wait for
+  // For a guest that says it has nothing to do: waits for a stop, at most `time`.
+  void nap(std::chrono::microseconds time);
+
+  // True when done() came true in time; false on a timeout or when the guest stopped running.
+  bool wait_for(std::chrono::milliseconds timeout, const std::function<bool()>& done);
+
+ private:
+  Result<void> start_threads();
+  void thread_main(std::uint32_t vcpu);
+  void kick_all();
+
+  VcpuRunner& runner_;
+  std::uint32_t const vcpus_;
+  std::vector<std::jthread> threads_;  // made at the first resume()
+  std::atomic<bool> stop_{true};
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  VmState state_ = VmState::kCreated;  // this and all below: guarded by mutex_
+  std::string reason_;
+  std::uint64_t run_number_ = 0;  // grows with each resume()
+  std::uint32_t inside_ = 0;      // threads inside run(), or told to go there
+  std::uint32_t started_ = 0;     // threads that went through start_thread()
+  std::string start_error_;       // of one of them
+  bool quit_ = false;
+};
+
+}  // namespace sealift

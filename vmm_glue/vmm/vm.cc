@@ -1,0 +1,288 @@
+#include "vmm_glue/vmm/vm.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "engine/assert.h"
+#include "engine/limits.h"
+#include "vmm_glue/host_copy.h"
+#include "vmm_glue/vmm/kvm_vm.h"
+#include "vmm_glue/vmm/model_vm.h"
+
+namespace sealift {
+namespace {
+
+using guest::Mailbox;
+using guest::VcpuMailbox;
+
+std::uint64_t of_vcpu(std::uint64_t vcpu, std::uint64_t offset) {
+  return offsetof(Mailbox, vcpu) + vcpu * sizeof(VcpuMailbox) + offset;
+}
+
+Result<std::vector<std::byte>> read_image(const std::string& path, std::uint64_t bytes_max) {
+  std::vector<std::byte> bytes;
+  if (path.empty()) return bytes;
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rbe"),
+                                                             &std::fclose);
+  if (file == nullptr) {
+    return fail(ErrorClass::kUsage, "image {} cannot be opened: {}", path, strerrorname_np(errno));
+  }
+  std::array<std::byte, 65536> buffer;
+  for (;;) {
+    const std::size_t got = std::fread(buffer.data(), 1, buffer.size(), file.get());
+    bytes.insert(bytes.end(), buffer.begin(), buffer.begin() + static_cast<std::ptrdiff_t>(got));
+    if (bytes.size() > bytes_max) {
+      return fail(ErrorClass::kUsage, "image {} is larger than the guest's {} bytes", path,
+                  bytes_max);
+    }
+    if (got < buffer.size()) break;
+  }
+  if (std::ferror(file.get()) != 0) {
+    return fail(ErrorClass::kUsage, "image {} cannot be read: {}", path, strerrorname_np(errno));
+  }
+  return bytes;
+}
+
+}  // namespace
+
+Result<Vm::Parts> Vm::make_parts(const VmConfig& config, PrivateMemory* private_memory,
+                                 GuestMemory::Populate populate) {
+  SEALIFT_CHECK(check_config(config));
+  SEALIFT_TRY(auto image, read_image(config.image_path, config.memory_bytes));
+  SEALIFT_TRY(auto plan, plan_guest(config.memory_bytes, config.vcpus, image.size()));
+  SEALIFT_TRY(auto layout, layout_of_guest(config.memory_bytes));
+  SEALIFT_TRY(auto memory, GuestMemory::make(layout, populate));
+  return Parts{config,           std::move(plan), std::move(layout), std::move(memory),
+               std::move(image), private_memory};
+}
+
+Vm::Vm(Parts parts)
+    : config_(std::move(parts.config)),
+      plan_(std::move(parts.plan)),
+      layout_(std::move(parts.layout)),
+      memory_(std::move(parts.memory)),
+      private_memory_(parts.private_memory),
+      map_(layout_.span_pages()),
+      dirty_(layout_.span_pages()),
+      control_(*this, config_.vcpus),
+      image_(std::move(parts.image)) {
+  if (config_.platform != Platform::kNone) return;
+  for (const GfnRange& range : layout_.ranges()) map_.convert(range, PageClass::kShared);
+}
+
+Result<void> Vm::boot() {
+  if (control_.state() != VmState::kCreated) {
+    return fail(ErrorClass::kRefused, "a guest that is {} cannot be booted",
+                name_of(control_.state()));
+  }
+  convert_pages(map_, dirty_, GfnRange{Gfn{guest::kMailboxGfn}, 1}, PageClass::kShared);
+  write_image();
+  write_first_mailbox();
+  SEALIFT_CHECK(set_initial_vcpus());
+  return control_.set_ready();
+}
+
+VmStatus Vm::status() const {
+  VmStatus status;
+  status.state = control_.state();
+  status.reason = control_.reason();
+  if (read_mailbox(offsetof(Mailbox, magic)) != guest::kMailboxMagic) return status;
+  status.booted = is_booted();
+  for (std::uint32_t i = 0; i < config_.vcpus; ++i) {
+    status.steps += read_mailbox(of_vcpu(i, offsetof(VcpuMailbox, steps)));
+  }
+  return status;
+}
+
+Result<void> Vm::check_runs(const char* wish) const {
+  const VmState state = control_.state();
+  if (state == VmState::kRunning) return {};
+  if (state == VmState::kTerminated) {
+    return fail(ErrorClass::kLocalFault, "cannot {}: the guest terminated: {}", wish,
+                control_.reason());
+  }
+  return fail(ErrorClass::kRefused, "cannot {}: the guest is {}, not running", wish,
+              name_of(state));
+}
+
+Result<void> Vm::wait_booted(std::chrono::milliseconds timeout) {
+  if (is_booted()) return {};
+  SEALIFT_CHECK(check_runs("wait for the guest's boot"));
+  if (control_.wait_for(timeout, [this] { return is_booted(); })) return {};
+  SEALIFT_CHECK(check_runs("wait for the guest's boot"));
+  return fail(ErrorClass::kTimedOut, "the guest has not filled its memory within {} ms",
+              timeout.count());
+}
+
+Result<SelfCheck> Vm::self_check(std::chrono::milliseconds timeout) {
+  SEALIFT_CHECK(check_runs("check the guest's memory"));
+  std::vector<std::uint64_t> requests;
+  for (std::uint32_t i = 0; i < config_.vcpus; ++i) {
+    const std::uint64_t offset = of_vcpu(i, offsetof(VcpuMailbox, verify_request));
+    requests.push_back(read_mailbox(offset) + 1);
+    write_mailbox(offset, requests.back());
+  }
+  if (!control_.wait_for(timeout, [&] { return is_checked(requests); })) {
+    SEALIFT_CHECK(check_runs("check the guest's memory"));
+    return fail(ErrorClass::kTimedOut, "the guest has not finished its check within {} ms",
+                timeout.count());
+  }
+  SelfCheck sum;
+  for (std::uint32_t i = 0; i < config_.vcpus; ++i) {
+    sum.pages_checked += read_mailbox(of_vcpu(i, offsetof(VcpuMailbox, pages_checked)));
+    sum.errors += read_mailbox(of_vcpu(i, offsetof(VcpuMailbox, errors)));
+    sum.conversions += read_mailbox(of_vcpu(i, offsetof(VcpuMailbox, conversions)));
+    sum.refused += read_mailbox(of_vcpu(i, offsetof(VcpuMailbox, refused)));
+    sum.steps += read_mailbox(of_vcpu(i, offsetof(VcpuMailbox, steps)));
+    const std::uint64_t bad = read_mailbox(of_vcpu(i, offsetof(VcpuMailbox, first_bad_gfn)));
+    if (bad != guest::kNoGfn && !sum.first_bad_gfn) sum.first_bad_gfn = Gfn{bad};
+  }
+  return sum;
+}
+
+Result<void> Vm::read_guest_view(Gfn gfn, std::span<std::byte, kPageBytes> out) const {
+  SEALIFT_ASSERT(layout_.contains(gfn));
+  if (map_.class_of(gfn) == PageClass::kPrivate && private_memory_ != nullptr) {
+    private_memory_->load(memory_.at(gfn), out);
+  } else {
+    copy_from_guest(memory_.at(gfn), out);
+  }
+  return {};
+}
+
+Result<void> Vm::read_plain(Gfn gfn, std::span<std::byte, kPageBytes> out) {
+  copy_from_guest(memory_.at(gfn), out);
+  return {};
+}
+
+Result<void> Vm::write_plain(Gfn gfn, std::span<const std::byte, kPageBytes> in) {
+  copy_to_guest(memory_.at(gfn), in);
+  dirty_.mark(gfn);
+  return {};
+}
+
+// The page map is the class; neither back-end has attributes of its own to set.
+Result<void> Vm::apply_conversion(GfnRange range, PageClass cls) {
+  if (!layout_.contains(range)) {
+    return fail(ErrorClass::kMalformed,
+                "a conversion to {} of {} pages from gfn {:#x} is not wholly RAM", name_of(cls),
+                range.pages, value(range.first));
+  }
+  return {};
+}
+
+Result<std::vector<StateBlob>> Vm::save_state() {
+  if (control_.state() != VmState::kPaused) {
+    return fail(ErrorClass::kRefused, "vCPU state cannot be saved while the guest is {}",
+                name_of(control_.state()));
+  }
+  return save_vcpus();
+}
+
+Result<void> Vm::load_state(std::vector<StateBlob> state) {
+  if (control_.state() != VmState::kCreated && control_.state() != VmState::kPaused) {
+    return fail(ErrorClass::kRefused, "vCPU state cannot be loaded while the guest is {}",
+                name_of(control_.state()));
+  }
+  SEALIFT_CHECK(load_vcpus(std::move(state)));
+  return control_.set_ready();
+}
+
+void Vm::write_as_guest(Gpa gpa, ByteView bytes) {
+  const Gfn gfn = page_of(gpa);
+  const std::uint64_t in_page = value(gpa) % kPageBytes;
+  SEALIFT_ASSERT(in_page + bytes.size() <= kPageBytes);
+  std::byte* host = memory_.at(gfn) + in_page;
+  if (map_.class_of(gfn) == PageClass::kPrivate && private_memory_ != nullptr) {
+    private_memory_->store(host, bytes);
+  } else {
+    copy_to_guest(host, bytes);
+  }
+  dirty_.mark(gfn);
+}
+
+// --- The mailbox ---
+
+std::uint64_t Vm::read_mailbox(std::uint64_t offset) const {
+  std::array<std::byte, 8> bytes;
+  copy_from_guest(memory_.at(Gfn{guest::kMailboxGfn}) + offset, bytes);
+  // Pairs with the order in which the guest writes a report: what was written before a flag is read
+  // after it.
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return std::bit_cast<std::uint64_t>(bytes);
+}
+
+void Vm::write_mailbox(std::uint64_t offset, std::uint64_t word) {
+  const auto bytes = std::bit_cast<std::array<std::byte, 8>>(word);
+  copy_to_guest(memory_.at(Gfn{guest::kMailboxGfn}) + offset, bytes);
+  dirty_.mark(Gfn{guest::kMailboxGfn});
+}
+
+void Vm::write_first_mailbox() {
+  const auto set = [this](std::uint64_t offset, std::uint64_t word) {
+    write_mailbox(offset, word);
+  };
+  set(offsetof(Mailbox, vcpus), config_.vcpus);
+  set(offsetof(Mailbox, workload), static_cast<std::uint64_t>(config_.workload));
+  set(offsetof(Mailbox, seed), config_.seed);
+  set(offsetof(Mailbox, shared_percent), config_.shared_percent);
+  set(offsetof(Mailbox, flips_per_1000),
+      config_.flips_per_1000.value_or(default_flips_per_1000(config_.workload)));
+  set(offsetof(Mailbox, hypercall_form), static_cast<std::uint64_t>(advertised_form(config_)));
+  set(offsetof(Mailbox, spin_per_step), config_.spin_per_step);
+  for (std::uint32_t i = 0; i < config_.vcpus; ++i) {
+    const VcpuPlan& vcpu = plan_.vcpus[i];
+    set(of_vcpu(i, offsetof(VcpuMailbox, arena_first)), vcpu.arena_first);
+    set(of_vcpu(i, offsetof(VcpuMailbox, arena_pages)), vcpu.arena_pages);
+    set(of_vcpu(i, offsetof(VcpuMailbox, image_pages)), vcpu.image_pages);
+    set(of_vcpu(i, offsetof(VcpuMailbox, table_gpa)), value(vcpu.table));
+    set(of_vcpu(i, offsetof(VcpuMailbox, control_gpa)), value(base_of(vcpu.control)));
+    set(of_vcpu(i, offsetof(VcpuMailbox, first_bad_gfn)), guest::kNoGfn);
+  }
+  set(offsetof(Mailbox, magic), guest::kMailboxMagic);
+}
+
+void Vm::write_image() {
+  for (const VcpuPlan& vcpu : plan_.vcpus) {
+    for (std::uint64_t i = 0; i < vcpu.image_pages; ++i) {
+      std::array<std::byte, kPageBytes> page{};  // the last one is filled up with zeros
+      const std::uint64_t from = (vcpu.image_offset + i) * kPageBytes;
+      const std::uint64_t bytes = std::min<std::uint64_t>(kPageBytes, image_.size() - from);
+      std::copy_n(image_.begin() + static_cast<std::ptrdiff_t>(from), bytes, page.begin());
+      const std::uint64_t linear = vcpu.arena_first + vcpu.arena_pages - vcpu.image_pages + i;
+      write_as_guest(base_of(Gfn{guest::gfn_of_linear(linear)}), page);
+    }
+  }
+}
+
+bool Vm::is_booted() const {
+  for (std::uint32_t i = 0; i < config_.vcpus; ++i) {
+    if (read_mailbox(of_vcpu(i, offsetof(VcpuMailbox, boot_done))) == 0) return false;
+  }
+  return true;
+}
+
+bool Vm::is_checked(const std::vector<std::uint64_t>& requests) const {
+  for (std::uint32_t i = 0; i < config_.vcpus; ++i) {
+    if (read_mailbox(of_vcpu(i, offsetof(VcpuMailbox, verify_done))) != requests[i]) return false;
+  }
+  return true;
+}
+
+Result<std::unique_ptr<Vm>> make_vm(const VmConfig& config, PrivateMemory* private_memory) {
+  if (config.backend == Backend::kKvm) {
+    SEALIFT_TRY(std::unique_ptr<Vm> kvm, KvmVm::make(config, private_memory));
+    return kvm;
+  }
+  SEALIFT_TRY(std::unique_ptr<Vm> model, ModelVm::make(config, private_memory));
+  return model;
+}
+
+}  // namespace sealift
