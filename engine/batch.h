@@ -23,11 +23,19 @@ struct SharedBatch {
 
 // What the importer is to do with an entry. Wire values: append only.
 enum class PrivateOp : std::uint8_t {
-  kImport = 1,  // first or newer content
-  kCancel = 2,  // forget the earlier content (TDX CANCEL: the page became shared or was removed)
-  kMetadata =
-      3,  // not a guest page: platform metadata (SNP swap tree); gfn is the platform's own number
+  kImport = 1,       // first or newer content
+  kCancel = 2,       // forget the earlier content (TDX CANCEL: the page became shared or was removed)
+  kMetadata = 3,     // not a guest page: platform metadata (SNP swap tree); gfn is the platform's number
+  kNothing = 4,      // a list entry that failed at the source and only takes its place (TDX NOP)
+  kImportEmpty = 5,  // the page exists and has no content yet (TDX PENDING)
 };
+// A body travels with the entry / the entry stands for a guest page that has now arrived.
+constexpr bool has_body(PrivateOp op) {
+  return op == PrivateOp::kImport || op == PrivateOp::kMetadata;
+}
+constexpr bool is_page(PrivateOp op) {
+  return op == PrivateOp::kImport || op == PrivateOp::kImportEmpty;
+}
 
 // A list of pages as the platform's firmware exported them. Which fields a platform uses:
 // docs/ARCHITECTURE.md.

@@ -113,7 +113,7 @@ void DestinationSession::on(destination::PlatformBegun&, Actions& actions) {
 }
 
 Result<void> DestinationSession::admit(std::uint32_t epoch, std::uint8_t stream,
-                                       const std::vector<Gfn>& gfns) {
+                                       const std::vector<Gfn>& gfns, std::size_t entries) {
   if (phase_ != Phase::kEpochs) {
     return fail(ErrorClass::kMalformed, "pages came while {}", name_of(phase_));
   }
@@ -127,8 +127,8 @@ Result<void> DestinationSession::admit(std::uint32_t epoch, std::uint8_t stream,
     return fail(ErrorClass::kMalformed, "pages of epoch {} came on stream {}, which {}", epoch,
                 stream, stream >= streams_.size() ? "does not exist" : "has ended the epoch");
   }
-  if (gfns.empty() || gfns.size() > agreed_.batch_pages_max) {
-    return fail(ErrorClass::kMalformed, "a batch of {} pages is outside 1 to {}", gfns.size(),
+  if (entries == 0 || entries > agreed_.batch_pages_max) {
+    return fail(ErrorClass::kMalformed, "a batch of {} pages is outside 1 to {}", entries,
                 agreed_.batch_pages_max);
   }
   for (Gfn gfn : gfns) {
@@ -148,7 +148,12 @@ Result<void> DestinationSession::admit(std::uint32_t epoch, std::uint8_t stream,
 }
 
 void DestinationSession::receive(SharedBatch& batch, Actions& actions) {
-  if (auto ok = admit(batch.epoch, batch.stream, batch.gfns); !ok) {
+  if (batch.encodings.size() != batch.gfns.size()) {
+    return give_up(Error{ErrorClass::kMalformed, fmt::format("a batch has {} pages and {} encodings",
+                                                             batch.gfns.size(), batch.encodings.size())},
+                   true, actions);
+  }
+  if (auto ok = admit(batch.epoch, batch.stream, batch.gfns, batch.gfns.size()); !ok) {
     return give_up(std::move(ok.error()), true, actions);
   }
   streams_[batch.stream].shared_pages += batch.gfns.size();
@@ -161,13 +166,25 @@ void DestinationSession::receive(PrivateBatch& batch, Actions& actions) {
         Error{ErrorClass::kMalformed, "private pages came for a guest without a platform"}, true,
         actions);
   }
-  // kMetadata entries name the platform's own objects; the importer checks those.
-  std::vector<Gfn> pages;
-  for (std::size_t i = 0; i < batch.gfns.size() && i < batch.ops.size(); ++i) {
-    if (batch.ops[i] != PrivateOp::kMetadata) pages.push_back(batch.gfns[i]);
+  if (batch.ops.size() != batch.gfns.size()) {
+    return give_up(Error{ErrorClass::kMalformed, fmt::format("a batch has {} entries and {} operations",
+                                                             batch.gfns.size(), batch.ops.size())},
+                   true, actions);
   }
-  if (auto ok = admit(batch.epoch, batch.stream, pages); !ok) {
+  std::vector<Gfn> pages;
+  for (std::size_t i = 0; i < batch.gfns.size(); ++i) {
+    if (is_page(batch.ops[i])) pages.push_back(batch.gfns[i]);
+  }
+  if (auto ok = admit(batch.epoch, batch.stream, pages, batch.gfns.size()); !ok) {
     return give_up(std::move(ok.error()), true, actions);
+  }
+  // The other entries name no page that could be counted once; their number is bounded instead.
+  extra_entries_ += batch.gfns.size() - pages.size();
+  if (extra_entries_ > limits::kExtraEntriesPerPageMax * layout_.pages()) {
+    return give_up(Error{ErrorClass::kMalformed,
+                         fmt::format("{} entries that are no pages came for a guest of {} pages",
+                                     extra_entries_, layout_.pages())},
+                   true, actions);
   }
   streams_[batch.stream].private_pages += pages.size();
   actions.push_back(destination::ApplyPrivate{std::move(batch)});

@@ -166,7 +166,9 @@ class DestinationSession {
   void unexpected(const Record& record, Actions& actions);
 
   // Common rules of both batch kinds: phase, epoch, stream, layout, at most once in the epoch.
-  Result<void> admit(std::uint32_t epoch, std::uint8_t stream, const std::vector<Gfn>& gfns);
+  // `gfns`: the entries that are guest pages; `entries`: all of the batch.
+  Result<void> admit(std::uint32_t epoch, std::uint8_t stream, const std::vector<Gfn>& gfns,
+                     std::size_t entries);
   bool between_epochs() const;
   void give_up(Error error, bool tell_peer, Actions& actions);
   void end(DestinationOutcome outcome, Actions& actions);
@@ -182,6 +184,7 @@ class DestinationSession {
   PageBitmap seen_;  // pages of this epoch
   std::uint64_t shared_total_ = 0;
   std::uint64_t private_total_ = 0;
+  std::uint64_t extra_entries_ = 0;
   std::vector<StateBlob> state_;
   std::uint64_t state_bytes_ = 0;
   bool tell_peer_ = false;

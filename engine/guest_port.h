@@ -22,7 +22,8 @@ namespace sealift {
 // One item of vCPU or device state, opaque to the engine. `name` and `version` say to the other VMM
 // what it is.
 struct StateBlob {
-  enum class Kind : std::uint8_t { kVcpu = 1, kDevice = 2 };
+  // kPlatform: read and written by the platform's firmware only (engine/private_path.h).
+  enum class Kind : std::uint8_t { kVcpu = 1, kDevice = 2, kPlatform = 3 };
   Kind kind = Kind::kVcpu;
   std::uint32_t index = 0;    // vCPU number or device instance
   std::string name;           // "sregs2", "xsave", …

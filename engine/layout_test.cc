@@ -90,7 +90,7 @@ TEST(Round, GivesEachDirtyPageOnceInBatchesOfOneClass) {
   map.convert(GfnRange{Gfn{100}, 300}, PageClass::kShared);
   DirtySet dirty(1000);
   dirty.mark(GfnRange{Gfn{50}, 800});
-  Round round(dirty, 64);
+  Round round(dirty, 64, 64);
   EXPECT_EQ(round.pages(), 800u);
   EXPECT_EQ(dirty.count(), 0u);
   std::set<std::uint64_t> seen;
@@ -109,7 +109,7 @@ TEST(Round, LeavesOutWhatIsDirtyAgain) {
   PageMap map(100);
   DirtySet dirty(100);
   dirty.mark(GfnRange{Gfn{0}, 100});
-  Round round(dirty, 16);
+  Round round(dirty, 16, 200);
   dirty.mark(GfnRange{Gfn{40}, 10});
   std::uint64_t pages = 0;
   while (auto plan = round.next(map, true)) pages += plan->gfns.size();

@@ -57,7 +57,6 @@ auto PageMap::consistently(Read read) const {
     const std::uint64_t before = version_.load(std::memory_order_acquire);
     if (before % 2 == 0) {
       auto result = read();
-      std::atomic_thread_fence(std::memory_order_acquire);
       if (version_.load(std::memory_order_relaxed) == before) return result;
     }
     std::this_thread::yield();
@@ -93,10 +92,7 @@ std::uint64_t PageMap::convert(GfnRange range, PageClass cls) {
   SEALIFT_ASSERT(range.pages <= span_ - value(range.first));
   if (range.pages == 0) return 0;
   const std::lock_guard lock(convert_mutex_);
-  // Odd version first, then the changes; the release fence keeps a reader that saw a change from
-  // missing it.
-  version_.fetch_add(1, std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_release);
+  version_.fetch_add(1, std::memory_order_relaxed);  // odd: the stores below are releases after it
   std::uint64_t changed = 0;
   const std::uint64_t end = value(end_of(range));
   for (std::uint64_t at = value(range.first); at < end;) {
@@ -132,7 +128,7 @@ std::uint64_t PageMap::convert_in_chunk(std::uint64_t index, std::uint64_t first
   if (!chunk.leaf) chunk.leaf = std::make_unique<Leaf>();
   if (state != kMixed) {
     const std::uint64_t fill = state == kUniformShared ? kAllOnes : 0;
-    for (auto& word : chunk.leaf->shared) word.store(fill, std::memory_order_relaxed);
+    for (auto& word : chunk.leaf->shared) word.store(fill, std::memory_order_release);
     chunk.state.store(kMixed, std::memory_order_release);
   }
   std::uint64_t changed = 0;

@@ -19,28 +19,33 @@ std::vector<Gfn> take_front(std::vector<Gfn>& from, std::size_t pages) {
 
 }  // namespace
 
-Round::Round(DirtySet& dirty, std::uint32_t batch_pages_max)
-    : dirty_(dirty), taken_(dirty.span_pages()), pages_(0), batch_pages_max_(batch_pages_max) {
-  SEALIFT_ASSERT(batch_pages_max > 0);
+Round::Round(DirtySet& dirty, std::uint32_t shared_pages_max, std::uint32_t private_pages_max)
+    : dirty_(dirty),
+      taken_(dirty.span_pages()),
+      pages_(0),
+      shared_pages_max_(shared_pages_max),
+      private_pages_max_(private_pages_max) {
+  SEALIFT_ASSERT(shared_pages_max > 0);
+  SEALIFT_ASSERT(private_pages_max > 0);
   dirty.drain(taken_);
   pages_ = taken_.count();
 }
 
 std::optional<BatchPlan> Round::next(const PageMap& map, bool skip_redirtied) {
   collect(map, skip_redirtied);
-  // The longer list first: when the bitmap is exhausted both are emptied one after the other.
-  const bool take_shared = shared_.size() >= private_.size();
+  // A full list first; when the bitmap is exhausted, both are emptied one after the other.
+  const bool take_shared = shared_.size() >= shared_pages_max_ || private_.empty();
   std::vector<Gfn>& list = take_shared ? shared_ : private_;
   if (list.empty()) return std::nullopt;
   return BatchPlan{take_shared ? PageClass::kShared : PageClass::kPrivate,
-                   take_front(list, batch_pages_max_)};
+                   take_front(list, take_shared ? shared_pages_max_ : private_pages_max_)};
 }
 
 // Classifies until one class has a full batch or the round is exhausted.
 void Round::collect(const PageMap& map, bool skip_redirtied) {
   auto& words = taken_.words();
-  while (word_ < words.size() && shared_.size() < batch_pages_max_ &&
-         private_.size() < batch_pages_max_) {
+  while (word_ < words.size() && shared_.size() < shared_pages_max_ &&
+         private_.size() < private_pages_max_) {
     for (std::uint64_t bits = std::exchange(words[word_], 0); bits != 0; bits &= bits - 1) {
       const Gfn gfn{word_ * 64 + static_cast<std::uint64_t>(std::countr_zero(bits))};
       if (skip_redirtied && dirty_.is_marked(gfn)) {

@@ -29,12 +29,13 @@ struct BatchPlan {
 
 class Round {
  public:
-  // Step 2. `dirty` outlives the round; batch_pages_max applies to both classes.
-  Round(DirtySet& dirty, std::uint32_t batch_pages_max);
+  // Step 2. `dirty` outlives the round. Private pages may be asked for in larger windows than one batch
+  // (PrivateTraits::prepare_window_pages).
+  Round(DirtySet& dirty, std::uint32_t shared_pages_max, std::uint32_t private_pages_max);
 
   std::uint64_t pages() const { return pages_; }  // taken into the round
 
-  // Step 3 for as many pages as one batch holds; empty when the round is over. Pages that are dirty
+  // Step 3 for as many pages as their class's limit; empty when the round is over. Pages that are dirty
   // again already are left out when `skip_redirtied` (they travel in a later epoch anyway) and
   // counted in skipped_pages().
   std::optional<BatchPlan> next(const PageMap& map, bool skip_redirtied);
@@ -47,7 +48,8 @@ class Round {
   DirtySet& dirty_;
   PageBitmap taken_;
   std::uint64_t pages_;
-  std::uint32_t const batch_pages_max_;
+  std::uint32_t const shared_pages_max_;
+  std::uint32_t const private_pages_max_;
   std::size_t word_ = 0;
   std::uint64_t skipped_ = 0;
   std::vector<Gfn> shared_;

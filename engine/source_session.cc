@@ -194,12 +194,12 @@ void SourceSession::on(source::StateSaved& event, Actions& actions) {
   state_items_ = static_cast<std::uint32_t>(event.state.size());
   for (StateBlob& blob : event.state) actions.push_back(source::Send{std::move(blob)});
   phase_ = Phase::kSealing;
-  sealed_ = true;
   actions.push_back(source::Seal{});
 }
 
 void SourceSession::on(source::Sealed& event, Actions& actions) {
   if (phase_ != Phase::kSealing) return;
+  sealed_ = true;
   Finish finish;
   finish.epochs = epoch_;
   for (const RoundStats& round : rounds_) {

@@ -76,7 +76,6 @@ Result<void> check_own_chain(SSL_CTX* ctx, const std::vector<X509Ptr>& chain, Tl
   if (verdict == 1 && !allows_role(host, role)) {
     X509_STORE_CTX_set_error(store.get(), X509_V_ERR_INVALID_PURPOSE);
     X509_STORE_CTX_set_current_cert(store.get(), host);
-    X509_up_ref(host);  // the setter above takes a reference over
   } else if (verdict == 1) {
     return {};
   }

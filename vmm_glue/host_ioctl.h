@@ -1,9 +1,10 @@
-// HostIoctl: the line between us and the kernel for platform commands. Everything above it is the code
-// that runs on hardware; a software platform (model/) implements the same line below.
+// HostIoctl: the line between us and the kernel for platform commands. Everything above it is the
+// code that runs on hardware; a software platform (model/) implements the same line below.
 //
 // Owner:   whoever wires the VMM; outlives every driver that was given it.
 // Threads: any; an implementation serialises what its kernel would serialise.
-// Failure: a result below 0 is -errno. The meaning of the argument's own error fields is the ioctl's.
+// Failure: a result below 0 is -errno. The meaning of the argument's own error fields is the
+// ioctl's.
 #pragma once
 
 #include <string>

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -335,12 +336,88 @@ TEST(Session, TotalsThatDoNotAddUpAreRefused) {
 TEST(Session, APageMapThatDiffersIsRefused) {
   Rig rig(7);
   rig.source_end->on_send = [](Record& record) {
-    if (auto* conversions = std::get_if<Conversions>(&record)) conversions->to_shared.clear();
+    if (auto* finish = std::get_if<Finish>(&record)) finish->page_map_digest[3] ^= std::byte{1};
   };
   rig.run();
   EXPECT_EQ(rig.report.outcome, Outcome::kSourceRuns) << rig.text();
   EXPECT_NE(rig.report.error->detail.find("the page map here"), std::string::npos) << rig.text();
   EXPECT_TRUE(rig.source.running());
+}
+
+TEST(Session, APageOfAnotherClassThanAnnouncedIsRefused) {
+  Rig rig(7);
+  rig.source_end->on_send = [](Record& record) {
+    if (auto* conversions = std::get_if<Conversions>(&record)) conversions->to_shared.clear();
+  };
+  rig.run();
+  EXPECT_EQ(rig.report.outcome, Outcome::kSourceRuns) << rig.text();
+  EXPECT_NE(rig.report.error->detail.find("came as shared but was announced as the other class"),
+            std::string::npos)
+      << rig.text();
+}
+
+// What SNP and TDX need beyond pages: entries that are no pages, and state only the firmware can read.
+TEST(Session, CarriesThePlatformsOwnEntriesAndState) {
+  Rig rig(9);
+  rig.exporter.extras_per_epoch = 7;
+  StateBlob blob;
+  blob.kind = StateBlob::Kind::kPlatform;
+  blob.name = "vmsa";
+  blob.bytes.resize(100, std::byte{5});
+  rig.exporter.platform_state = {blob};
+  rig.run();
+  ASSERT_EQ(rig.report.outcome, Outcome::kDone) << rig.text();
+  EXPECT_TRUE(rig.exporter.guest_is_paused);
+  EXPECT_EQ(rig.importer.metadata_entries, 7 * rig.report.rounds.size());
+  EXPECT_EQ(rig.importer.platform_state, rig.exporter.platform_state);
+  EXPECT_EQ(rig.destination.loaded_state().size(), 1u);  // the guest's own, without the platform's
+}
+
+// SNP's swap takes pages away, so they leave only while the guest is paused; shared pages go before.
+TEST(Session, APlatformWithoutLiveExportSendsPrivatePagesInTheLastRoundOnly) {
+  Rig rig(10);
+  rig.exporter.own_traits.live_export = false;
+  rig.run();
+  ASSERT_EQ(rig.report.outcome, Outcome::kDone) << rig.text();
+  for (const RoundStats& round : rig.report.rounds) {
+    EXPECT_EQ(round.private_pages > 0, round.guest_paused) << round.epoch;
+  }
+  rig.destination.take_guest_view(rig.source);
+  EXPECT_TRUE(rig.source.differences(rig.destination).empty());
+}
+
+TEST(Session, AWindowOfPagesIsPreparedBeforeAnyOfItIsExported) {
+  Rig rig(11);
+  class Preparing : public SimExporter {
+   public:
+    using SimExporter::SimExporter;
+    Result<void> prepare(std::uint32_t, std::span<const Gfn> gfns) override {
+      largest_window = std::max(largest_window, gfns.size());
+      prepared.insert(gfns.begin(), gfns.end());
+      return {};
+    }
+    Result<ExportResult> export_batch(std::uint8_t stream, std::uint32_t epoch,
+                                      std::span<const Gfn> gfns) override {
+      for (Gfn gfn : gfns) {
+        if (prepared.erase(gfn) == 0) return fail(ErrorClass::kLocalFault, "not prepared");
+      }
+      return SimExporter::export_batch(stream, epoch, gfns);
+    }
+    std::size_t largest_window = 0;
+    std::set<Gfn> prepared;
+  } exporter(rig.source);
+  exporter.own_traits.prepare_window_pages = 100;
+  exporter.own_traits.batch_pages_max = 10;
+  Progress progress;
+  SourceRunner runner(rig.source_config, rig.source, &exporter, *rig.source_end, rig.progress);
+  DestinationRunner incoming(rig.destination_hello, rig.destination.layout(), *rig.destination_end,
+                             rig.hooks, progress);
+  std::jthread thread([&] { rig.report_destination = incoming.run(); });
+  rig.report = runner.run();
+  thread.join();
+  EXPECT_EQ(rig.report.outcome, Outcome::kDone) << rig.text();
+  EXPECT_GT(exporter.largest_window, 10u);
+  EXPECT_LE(exporter.largest_window, 100u);
 }
 
 TEST(Session, AnAbortAfterTheHandoverBringsTheGuestBack) {

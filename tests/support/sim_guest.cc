@@ -170,11 +170,7 @@ std::uint64_t SimGuest::firmware_read(Gfn gfn) {
 
 void SimGuest::firmware_write(Gfn gfn, std::uint64_t plain) { raw_[value(gfn)] = plain ^ pad(gfn); }
 
-PrivateTraits SimExporter::traits() const {
-  PrivateTraits traits;
-  traits.platform = Platform::kSev;
-  return traits;
-}
+PrivateTraits SimExporter::traits() const { return own_traits; }
 
 Result<Bytes> SimExporter::begin(ByteView identity) {
   if (identity.size() != 4)
@@ -205,6 +201,27 @@ Result<ExportResult> SimExporter::export_batch(std::uint8_t, std::uint32_t epoch
   return result;
 }
 
+Result<std::optional<PrivateBatch>> SimExporter::next_extra(std::uint32_t epoch) {
+  if (extras_per_epoch == 0 || extras_epoch_ == epoch) return std::optional<PrivateBatch>();
+  extras_epoch_ = epoch;
+  PrivateBatch batch;
+  batch.epoch = epoch;
+  batch.page_body_bytes = sizeof(std::uint64_t);
+  for (std::uint64_t i = 0; i < extras_per_epoch; ++i) {
+    batch.gfns.push_back(Gfn{(1ULL << 60) + i});  // the platform's own numbers, not guest pages
+    batch.ops.push_back(PrivateOp::kMetadata);
+    batch.body.resize(batch.body.size() + batch.page_body_bytes);
+  }
+  return std::optional<PrivateBatch>(std::move(batch));
+}
+
+Result<void> SimExporter::guest_paused() {
+  guest_is_paused = true;
+  return {};
+}
+
+Result<std::vector<StateBlob>> SimExporter::save_state() { return platform_state; }
+
 Result<void> SimExporter::release() {
   released = true;
   return {};
@@ -232,10 +249,19 @@ Result<void> SimImporter::import_batch(const PrivateBatch& batch) {
                 batch.gfns.size());
   }
   for (std::size_t i = 0; i < batch.gfns.size(); ++i) {
+    if (batch.ops[i] == PrivateOp::kMetadata) {
+      ++metadata_entries;
+      continue;
+    }
     std::uint64_t plain = 0;
     std::memcpy(&plain, batch.body.data() + i * sizeof(plain), sizeof(plain));
     guest_.firmware_write(batch.gfns[i], plain);
   }
+  return {};
+}
+
+Result<void> SimImporter::load_state(std::vector<StateBlob> state) {
+  platform_state = std::move(state);
   return {};
 }
 

@@ -25,7 +25,7 @@
 namespace sealift::test {
 
 // The three classic ways to lose a page. Each stays here as a negative test
-// (tests/sim/planted_bugs_test.cc).
+// (tests/sim/order_test.cc).
 enum class Plant { kNone, kClassifyBeforeClearing, kClearAfterCopying, kNoRedirtyOnConversion };
 
 class SimGuest : public GuestPort {
@@ -103,12 +103,16 @@ class SimExporter : public PrivateExporter {
  public:
   explicit SimExporter(SimGuest& guest) : guest_(guest) {}
   PrivateTraits traits() const override;
+  void use_streams(std::uint32_t) override {}
   Result<Bytes> begin(ByteView identity) override;
-  Result<void> prepare(std::span<const Gfn>) override { return {}; }
+  Result<void> prepare(std::uint32_t, std::span<const Gfn>) override { return {}; }
   Result<ExportResult> export_batch(std::uint8_t, std::uint32_t epoch,
                                     std::span<const Gfn> gfns) override;
-  Result<void> converted(GfnRange, PageClass) override { return {}; }
+  Result<std::optional<PrivateBatch>> next_extra(std::uint32_t epoch) override;
+  ConvertVerdict may_convert(GfnRange, PageClass) override { return ConvertVerdict::kNow; }
   Result<void> fault_back(Gfn) override { return {}; }
+  Result<void> guest_paused() override;
+  Result<std::vector<StateBlob>> save_state() override;
   Result<Bytes> end_epoch(std::uint32_t) override { return Bytes{}; }
   Result<Bytes> seal() override { return Bytes{}; }
   Result<void> release() override;
@@ -116,11 +120,16 @@ class SimExporter : public PrivateExporter {
   bool begun = false;
   bool released = false;
   bool cancelled = false;
+  bool guest_is_paused = false;
+  PrivateTraits own_traits{.platform = Platform::kSev};
+  std::uint32_t extras_per_epoch = 0;  // metadata entries each epoch ends with
+  std::vector<StateBlob> platform_state;
   unsigned retry_every = 0;  // every nth page answers kRetry once it is asked for; 0 = never
 
  private:
   SimGuest& guest_;
   unsigned asked_ = 0;
+  std::uint32_t extras_epoch_ = 0;  // the epoch whose extras have been given
 };
 
 class SimImporter : public PrivateImporter {
@@ -128,13 +137,17 @@ class SimImporter : public PrivateImporter {
   explicit SimImporter(SimGuest& guest) : guest_(guest) {}
   PrivateTraits traits() const override;
   Result<Bytes> identity() override { return Bytes(4, std::byte{1}); }
+  void use_streams(std::uint32_t) override {}
   Result<void> begin(ByteView start) override;
   Result<void> import_batch(const PrivateBatch& batch) override;
   Result<void> converted(GfnRange, PageClass) override { return {}; }
   Result<void> end_epoch(std::uint32_t, ByteView) override { return {}; }
+  Result<void> load_state(std::vector<StateBlob> state) override;
   Result<void> seal(ByteView) override;
   Result<void> commit() override;
   Result<Bytes> abort() override;
+  std::vector<StateBlob> platform_state;
+  std::uint64_t metadata_entries = 0;
   bool sealed = false;
   bool committed = false;
   bool aborted = false;

@@ -121,7 +121,7 @@ AgentStatus Agent::status() const {
   status.guest = config_.guest;
   if (machine_) status.vm = machine_->vm().status();
   if (state_ == AgentState::kMigrating || state_ == AgentState::kReceiving)
-    status.progress = progress_.read();
+    status.progress = progress_->read();
   status.report = report_;
   status.incoming = incoming_report_;
   return status;
@@ -160,7 +160,8 @@ void Agent::run_migration(MigrateOptions options) {
 }
 
 MigrationReport Agent::migrate(const MigrateOptions& options) {
-  progress_.update([](ProgressSnapshot& p) {
+  auto progress = std::make_shared<Progress>();
+  progress->update([](ProgressSnapshot& p) {
     p = ProgressSnapshot{};
     p.phase = "connecting";
     p.started_ns = steady_now_ns();
@@ -176,6 +177,7 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
   {
     const std::lock_guard lock(mutex_);
     token = *connecting_;
+    progress_ = progress;
     machine = machine_;
   }
   auto stream = connect(options.to, connecting, token);
@@ -196,7 +198,7 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
     source.seal_is_commitment = machine->exporter()->traits().seal_is_commitment;
   }
   if (options.timeout_ns != 0) source.deadline_ns = steady_now_ns() + options.timeout_ns;
-  SourceRunner runner(source, machine->vm(), machine->exporter(), channel, progress_);
+  SourceRunner runner(source, machine->vm(), machine->exporter(), channel, *progress);
   {
     const std::lock_guard lock(mutex_);
     if (token.cancelled()) runner.cancel();

@@ -131,12 +131,12 @@ class Agent {
   std::optional<GuestDigest> arrival_map_;  // its page map's part
   SourceRunner* source_runner_ = nullptr;
   DestinationRunner* destination_runner_ = nullptr;
+  std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();  // of the migration under way
   std::optional<CancelToken> connecting_;
   std::optional<MigrationReport> report_;
   std::optional<DestinationReport> incoming_report_;
 
   std::mutex guest_work_;  // one of digest, self-check and the start of a migration at a time
-  Progress progress_;
   CancelToken stopping_;
   std::optional<Listener> listener_;
   std::jthread migration_thread_;

@@ -53,7 +53,7 @@ void Agent::serve_connection(Incoming connection) {
   if (!stream) return log_(fmt::format("connection from {}: {}", peer, stream.error().detail));
 
   WireChannel channel(std::move(*stream), 0);
-  Progress own_progress;  // a check beside a running session must not overwrite its progress
+  auto progress = std::make_shared<Progress>();
   bool owned = false;     // this connection is the one that fills the guest's place
   DestinationHooks hooks;
   DestinationRunner* self = nullptr;
@@ -63,6 +63,7 @@ void Agent::serve_connection(Incoming connection) {
     owned = true;
     const std::lock_guard lock(mutex_);
     destination_runner_ = self;
+    progress_ = progress;
     return guest;
   };
   bool digested = false;
@@ -73,7 +74,7 @@ void Agent::serve_connection(Incoming connection) {
   };
   hooks.about_to_run = [&] { freeze_arrival(digested); };
   hooks.runs = [this] { adopt_arrival(); };
-  DestinationRunner runner(hello(), layout_, channel, std::move(hooks), own_progress);
+  DestinationRunner runner(hello(), layout_, channel, std::move(hooks), *progress);
   self = &runner;
   DestinationReport report = runner.run();
   settle_incoming(std::move(report), owned);

@@ -1,7 +1,9 @@
 #include "tools/agent/destination_runner.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
+#include <iterator>
 #include <utility>
 
 #include "engine/assert.h"
@@ -101,6 +103,7 @@ void DestinationRunner::perform(destination::GetIdentity&) {
 
 void DestinationRunner::perform(destination::BeginPlatform& action) {
   if (incoming_.importer != nullptr) {
+    incoming_.importer->use_streams(session_.start().streams);
     if (auto begun = incoming_.importer->begin(action.start); !begun) {
       return reply(destination::Failed{std::move(begun.error())});
     }
@@ -119,6 +122,7 @@ void DestinationRunner::perform(destination::ApplyShared& action) {
 
 Result<void> DestinationRunner::write_shared(const SharedBatch& batch) {
   static constexpr std::array<std::byte, kPageBytes> kZeroPage{};
+  for (Gfn gfn : batch.gfns) SEALIFT_CHECK(check_class(gfn, PageClass::kShared));
   ByteView body = batch.body;
   for (std::size_t i = 0; i < batch.gfns.size(); ++i) {
     std::span<const std::byte, kPageBytes> page = kZeroPage;
@@ -134,12 +138,26 @@ Result<void> DestinationRunner::write_shared(const SharedBatch& batch) {
   return {};
 }
 
+// Both sides classify by what the source announced; a page of the other class would become garbage.
+Result<void> DestinationRunner::check_class(Gfn gfn, PageClass cls) const {
+  if (incoming_.guest->page_map().class_of(gfn) == cls) return {};
+  return fail(ErrorClass::kMalformed, "page gfn {:#x} came as {} but was announced as the other class",
+              value(gfn), name_of(cls));
+}
+
 void DestinationRunner::perform(destination::ApplyPrivate& action) {
-  auto imported = incoming_.importer->import_batch(action.batch);
-  if (imported && hooks_.pages_written && session_.start().verify) {
-    imported = hooks_.pages_written(action.batch.gfns);
+  reply(import_private(action.batch));
+}
+
+Result<void> DestinationRunner::import_private(const PrivateBatch& batch) {
+  std::vector<Gfn> pages;
+  for (std::size_t i = 0; i < batch.gfns.size(); ++i) {
+    if (is_page(batch.ops[i])) pages.push_back(batch.gfns[i]);
   }
-  reply(std::move(imported));
+  for (Gfn gfn : pages) SEALIFT_CHECK(check_class(gfn, PageClass::kPrivate));
+  SEALIFT_CHECK(incoming_.importer->import_batch(batch));
+  if (!hooks_.pages_written || !session_.start().verify) return {};
+  return hooks_.pages_written(pages);
 }
 
 void DestinationRunner::perform(destination::ApplyConversions& action) {
@@ -184,7 +202,20 @@ Result<destination::Loaded> DestinationRunner::check_and_load(destination::Check
   }
   destination::Loaded loaded;
   Stopwatch watch;
+  const auto first_of_platform =
+      std::stable_partition(action.state.begin(), action.state.end(), [](const StateBlob& blob) {
+        return blob.kind != StateBlob::Kind::kPlatform;
+      });
+  std::vector<StateBlob> sealed_state(std::make_move_iterator(first_of_platform),
+                                      std::make_move_iterator(action.state.end()));
+  action.state.erase(first_of_platform, action.state.end());
   SEALIFT_CHECK(incoming_.guest->load_state(std::move(action.state)));
+  if (incoming_.importer != nullptr) {
+    SEALIFT_CHECK(incoming_.importer->load_state(std::move(sealed_state)));
+  } else if (!sealed_state.empty()) {
+    return fail(ErrorClass::kMalformed, "{} items of platform state came for a guest without a platform",
+                sealed_state.size());
+  }
   loaded.load_state_ns = watch.lap();
   if (incoming_.importer != nullptr) SEALIFT_CHECK(incoming_.importer->seal(action.finish.token));
   loaded.seal_ns = watch.lap();

@@ -73,7 +73,9 @@ class DestinationRunner {
   void perform(destination::Discard& action);
   void perform(destination::End& action);
 
+  Result<void> check_class(Gfn gfn, PageClass cls) const;
   Result<void> write_shared(const SharedBatch& batch);
+  Result<void> import_private(const PrivateBatch& batch);
   Result<void> apply(const Conversions& conversions);
   Result<destination::Loaded> check_and_load(destination::CheckAndLoad& action);
   void reply(destination::Event event) { replies_.push_back(std::move(event)); }

@@ -25,7 +25,17 @@ bool is_zero(std::span<const std::byte> page) {
 
 RoundSender::RoundSender(GuestPort& guest, PrivateExporter* exporter, RecordChannel& channel,
                          Progress& progress)
-    : guest_(guest), exporter_(exporter), channel_(channel), progress_(progress) {}
+    : guest_(guest),
+      exporter_(exporter),
+      channel_(channel),
+      progress_(progress),
+      announced_(guest.layout().span_pages()) {
+  if (exporter_ != nullptr) traits_ = exporter_->traits();
+}
+
+void RoundSender::set_batch_pages_max(std::uint32_t pages) {
+  batch_pages_max_ = std::min(pages, traits_.batch_pages_max);
+}
 
 Result<RoundStats> RoundSender::send_round(std::uint32_t epoch, bool paused) {
   RoundStats stats;
@@ -37,41 +47,38 @@ Result<RoundStats> RoundSender::send_round(std::uint32_t epoch, bool paused) {
     for (GfnRange range : guest_.layout().ranges()) guest_.dirty().mark(range);
   }
   SEALIFT_CHECK(guest_.harvest_dirty());
-  if (epoch == 1) SEALIFT_CHECK(send_conversions(0));
   for (int pass = 0; pass == 0 || (paused && guest_.dirty().count() > 0); ++pass) {
     if (pass == kPausedPassesMax) {
       return fail(ErrorClass::kLocalFault,
                   "{} pages could not be exported in {} passes while the guest was paused",
                   guest_.dirty().count(), pass);
     }
-    if (epoch > 1 && pass == 0) SEALIFT_CHECK(send_conversions(epoch));
     SEALIFT_CHECK(send_pages(stats));
   }
-  EpochEnd marker;
-  marker.epoch = epoch;
-  marker.shared_pages = stats.shared_pages + stats.zero_pages;
-  marker.private_pages = stats.private_pages;
-  if (exporter_ != nullptr) {
-    SEALIFT_TRY(marker.token, exporter_->end_epoch(epoch));
-  }
-  SEALIFT_CHECK(channel_.send(std::move(marker)));
+  SEALIFT_CHECK(end_epoch(stats));
   stats.total_ns = watch.elapsed_ns();
   return stats;
 }
 
-Result<void> RoundSender::send_conversions(std::uint32_t epoch) {
+// The map is read after the dirty state was cleared: a conversion that this misses marks its pages, and
+// the next epoch announces it before it sends them. Both sides classify by what was announced.
+Result<void> RoundSender::announce(std::uint32_t epoch) {
   std::vector<GfnRange> now = guest_.page_map().shared_ranges();
-  for (Conversions& record : conversions_between(epoch, sent_shared_ranges_, now)) {
+  for (Conversions& record : conversions_between(epoch, announced_ranges_, now)) {
+    for (GfnRange range : record.to_shared) announced_.convert(range, PageClass::kShared);
+    for (GfnRange range : record.to_private) announced_.convert(range, PageClass::kPrivate);
     SEALIFT_CHECK(channel_.send(std::move(record)));
   }
-  sent_shared_ranges_ = std::move(now);
+  announced_ranges_ = std::move(now);
   return {};
 }
 
 Result<void> RoundSender::send_pages(RoundStats& stats) {
-  Round round(guest_.dirty(), batch_pages_max_);
+  Round round(guest_.dirty(), batch_pages_max_,
+              std::max(batch_pages_max_, traits_.prepare_window_pages));
+  SEALIFT_CHECK(announce(stats.epoch == 1 ? 0 : stats.epoch));
   progress_.update([&](ProgressSnapshot& p) { p.round_pages = round.pages(); });
-  while (auto plan = round.next(guest_.page_map(), !stats.guest_paused)) {
+  while (auto plan = round.next(announced_, !stats.guest_paused)) {
     if (stop_.load()) return fail(ErrorClass::kCancelled, "the round was stopped");
     Stopwatch watch;
     if (plan->cls == PageClass::kShared) {
@@ -85,6 +92,29 @@ Result<void> RoundSender::send_pages(RoundStats& stats) {
   }
   stats.skipped_pages += round.skipped_pages();
   return {};
+}
+
+Result<void> RoundSender::end_epoch(RoundStats& stats) {
+  EpochEnd marker;
+  marker.epoch = stats.epoch;
+  marker.shared_pages = stats.shared_pages + stats.zero_pages;
+  if (exporter_ != nullptr) {
+    for (;;) {
+      SEALIFT_TRY(std::optional<PrivateBatch> extra, exporter_->next_extra(stats.epoch));
+      if (!extra) break;
+      SEALIFT_CHECK(send_batch(std::move(*extra), stats));
+    }
+    SEALIFT_TRY(marker.token, exporter_->end_epoch(stats.epoch));
+  }
+  marker.private_pages = stats.private_pages;
+  return channel_.send(std::move(marker));
+}
+
+Result<void> RoundSender::send_batch(PrivateBatch batch, RoundStats& stats) {
+  stats.private_pages +=
+      static_cast<std::uint64_t>(std::count_if(batch.ops.begin(), batch.ops.end(), is_page));
+  stats.private_bytes += batch.body.size() + batch.page_auth.size() + batch.batch_auth.size();
+  return channel_.send(std::move(batch));
 }
 
 Result<void> RoundSender::send_shared(std::vector<Gfn> gfns, RoundStats& stats) {
@@ -114,6 +144,12 @@ Result<void> RoundSender::send_private(std::span<const Gfn> gfns, RoundStats& st
                 "page gfn {:#x} is private, but the guest has no platform to export it",
                 value(gfns.front()));
   }
+  if (!traits_.live_export && !stats.guest_paused) {
+    for (Gfn gfn : gfns) guest_.dirty().mark(gfn);  // they leave when the guest is paused
+    stats.skipped_pages += gfns.size();
+    return {};
+  }
+  if (traits_.prepare_window_pages > 0) SEALIFT_CHECK(exporter_->prepare(stats.epoch, gfns));
   while (!gfns.empty()) {
     if (stop_.load()) return fail(ErrorClass::kCancelled, "the round was stopped");
     const std::size_t pages = std::min(export_pages_, gfns.size());
@@ -129,26 +165,18 @@ Result<void> RoundSender::send_private(std::span<const Gfn> gfns, RoundStats& st
 }
 
 Result<void> RoundSender::export_and_send(std::span<const Gfn> gfns, RoundStats& stats) {
-  SEALIFT_CHECK(exporter_->prepare(gfns));
   SEALIFT_TRY(ExportResult exported, exporter_->export_batch(0, stats.epoch, gfns));
   SEALIFT_ASSERT(exported.outcomes.size() == gfns.size());
   for (std::size_t i = 0; i < gfns.size(); ++i) {
     switch (exported.outcomes[i]) {
-      case ExportOutcome::kExported:
-        ++stats.private_pages;
-        break;
-      case ExportOutcome::kSkipped:
-        ++stats.skipped_pages;
-        break;
-      case ExportOutcome::kRetry:
-        guest_.dirty().mark(gfns[i]);
-        break;
+      case ExportOutcome::kExported: break;
+      case ExportOutcome::kSkipped: ++stats.skipped_pages; break;
+      case ExportOutcome::kRetry: guest_.dirty().mark(gfns[i]); break;
     }
   }
   stats.firmware_commands += exported.firmware_commands;
-  stats.private_bytes += exported.batch.body.size() + exported.batch.page_auth.size();
   if (exported.batch.gfns.empty()) return {};
-  return channel_.send(std::move(exported.batch));
+  return send_batch(std::move(exported.batch), stats);
 }
 
 }  // namespace sealift

@@ -27,7 +27,7 @@ class RoundSender {
   RoundSender(GuestPort& guest, PrivateExporter* exporter, RecordChannel& channel,
               Progress& progress);
 
-  void set_batch_pages_max(std::uint32_t pages) { batch_pages_max_ = pages; }
+  void set_batch_pages_max(std::uint32_t pages);  // what both sides agreed on
 
   // kCancelled when stop() was called. The page map's changes go first, as Conversions of this
   // epoch (epoch 1 also carries the whole map as epoch 0).
@@ -35,19 +35,23 @@ class RoundSender {
   void stop() { stop_.store(true); }
 
  private:
-  Result<void> send_conversions(std::uint32_t epoch);
+  Result<void> announce(std::uint32_t epoch);
   Result<void> send_pages(RoundStats& stats);
   Result<void> send_shared(std::vector<Gfn> gfns, RoundStats& stats);
   Result<void> send_private(std::span<const Gfn> gfns, RoundStats& stats);
+  Result<void> send_batch(PrivateBatch batch, RoundStats& stats);
+  Result<void> end_epoch(RoundStats& stats);
   Result<void> export_and_send(std::span<const Gfn> gfns, RoundStats& stats);
 
   GuestPort& guest_;
   PrivateExporter* exporter_;
   RecordChannel& channel_;
   Progress& progress_;
+  PrivateTraits traits_;  // of the exporter; the default without one
   std::uint32_t batch_pages_max_ = 1;
   std::size_t export_pages_ = 16;             // per batch; follows the firmware's measured speed
-  std::vector<GfnRange> sent_shared_ranges_;  // the page map as the destination knows it
+  std::vector<GfnRange> announced_ranges_;  // the page map as the destination knows it …
+  PageMap announced_;                       // … and pages travel by it, so that both sides agree on each
   std::atomic<bool> stop_{false};
 };
 

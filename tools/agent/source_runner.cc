@@ -118,6 +118,7 @@ void SourceRunner::perform(source::Send& action) {
 void SourceRunner::perform(source::StartPlatform& action) {
   Bytes start;
   if (exporter_ != nullptr) {
+    exporter_->use_streams(1);
     auto begun = exporter_->begin(action.identity);
     if (!begun) return reply(source::Failed{std::move(begun.error())});
     start = std::move(*begun);
@@ -167,6 +168,11 @@ void SourceRunner::perform(source::Pause&) {
   part_.lap();
   if (auto paused = guest_.pause(); !paused)
     return reply(source::Failed{std::move(paused.error())});
+  if (exporter_ != nullptr) {
+    if (auto told = exporter_->guest_paused(); !told) {
+      return reply(source::Failed{std::move(told.error())});
+    }
+  }
   downtime_.pause_ns = part_.lap();
   reply(source::Paused{});
 }
@@ -175,6 +181,11 @@ void SourceRunner::perform(source::SaveState&) {
   downtime_.final_round_ns = part_.lap();
   auto state = guest_.save_state();
   if (!state) return reply(source::Failed{std::move(state.error())});
+  if (exporter_ != nullptr) {
+    auto sealed_state = exporter_->save_state();
+    if (!sealed_state) return reply(source::Failed{std::move(sealed_state.error())});
+    for (StateBlob& blob : *sealed_state) state->push_back(std::move(blob));
+  }
   reply(source::StateSaved{std::move(*state)});
 }
 

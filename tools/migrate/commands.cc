@@ -90,6 +90,7 @@ int run_watch(const AgentOptions& common) {
   if (status->contains("report")) {
     const json& report = (*status)["report"];
     fmt::print("{}", common.json ? report.dump() + "\n" : report_text(report, false));
+    return exit_code_of_outcome(report.value("outcome", ""));
   } else if (!common.json) {
     fmt::print("{}", status_text(*status));
   }

@@ -8,7 +8,7 @@ enum ExitCode : int {
   kExitFailed = 1,        // failed; the guest runs at the source
   kExitUsage = 2,         // an option or a value is wrong
   kExitRefused = 3,       // a check said no before anything moved
-  kExitTimedOut = 4,      // --timeout passed; the guest runs at the source
+  kExitTimedOut = 4,      // --timeout-ms passed; the guest runs at the source
   kExitCancelled = 5,     // the operator asked; the guest runs at the source
   kExitPolicy = 6,        // certificates, attestation or guest policy said no
   kExitInDoubt = 7,       // paused at the source, may run at the destination

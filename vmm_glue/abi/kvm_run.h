@@ -2,11 +2,10 @@
 // ourselves.
 //
 // Spec:    Linux uAPI, Documentation/virt/kvm/api.rst section 5 ("The kvm_run structure").
-// abi/kvm_run.cc compares every
-//          offset with the system's <linux/kvm.h>, so a header that disagrees fails the build.
+//          abi/kvm_run.cc compares every offset with the system's <linux/kvm.h>, so a header that
+//          disagrees fails the build.
 // Plain values: no ownership, no threads, no failure. The real structure is shared with the kernel;
-// only the vCPU's own thread touches it, save for immediate_exit, which any thread may set to stop
-// a run.
+// only the vCPU's own thread touches it, save for immediate_exit, which any thread may set.
 #pragma once
 
 #include <cstddef>

@@ -8,7 +8,7 @@ namespace {
 
 // The system's headers are the kernel's word; ours must say the same.
 #define SEALIFT_SAME_SIZE(theirs, ours) static_assert(sizeof(theirs) == sizeof(ours))
-#define SEALIFT_SAME_FIELD(theirs, field, ours, our_field)               \
+#define SEALIFT_SAME_FIELD(theirs, field, ours, our_field)              \
   static_assert(offsetof(theirs, field) == offsetof(ours, our_field) && \
                 sizeof(theirs::field) == sizeof(ours::our_field))
 

@@ -1,8 +1,8 @@
 // The kernel's SEV interface, spelled out by ourselves: KVM_MEMORY_ENCRYPT_OP and /dev/sev.
 //
 // Spec:    Linux 6.1 include/uapi/linux/{kvm,psp-sev}.h and Documentation/virt/kvm/x86/
-//          amd-memory-encryption.rst. abi/sev_abi.cc compares every size, offset and number with the
-//          system's headers, so a header that disagrees fails the build.
+//          amd-memory-encryption.rst. abi/sev_abi.cc compares every size, offset and number with
+//          the system's headers, so a header that disagrees fails the build.
 // Plain values: no ownership, no threads, no failure. The `pad` members are what natural alignment
 // leaves free; they are zero, so that no stack bytes reach the kernel (Linux 6.12 names them too).
 #pragma once
@@ -208,7 +208,8 @@ static_assert(sizeof(SevPdhCertExport) == 24 && offsetof(SevPdhCertExport, pdh_c
 inline constexpr std::uint32_t kStatusFlagExternallyOwned = 1u << 0;
 inline constexpr std::uint32_t kStatusFlagEs = 1u << 8;
 
-// ---- sizes of the firmware's own objects (checked by the drivers, not by the kernel) --------------
+// ---- sizes of the firmware's own objects (checked by the drivers, not by the kernel)
+// --------------
 inline constexpr std::uint32_t kCertificateBytes = 2084;
 inline constexpr std::uint32_t kChainBytes = 3 * kCertificateBytes;  // PEK, OCA, CEK
 inline constexpr std::uint32_t kSessionBytes = 128;

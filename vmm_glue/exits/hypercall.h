@@ -2,14 +2,15 @@
 // out.
 //
 // Spec:    Linux Documentation/virt/kvm/x86/hypercalls.rst (KVM_HC_MAP_GPA_RANGE), api.rst
-// (KVM_EXIT_HYPERCALL); the older
-//          KVM_HC_PAGE_ENC_STATUS is that of the SEV live migration series of 2020/21.
+//          (KVM_EXIT_HYPERCALL); the older KVM_HC_PAGE_ENC_STATUS is that of the SEV live migration
+//          series of 2020/21.
 // Threads: any vCPU thread, each with its own kvm_run; PageMap and DirtySet order concurrent
-// conversions. Failure: none: whatever the guest asked, it gets an answer. Nothing in `run` is
-// trusted. Invariants:
+//          conversions.
+// Failure: none: whatever the guest asked, it gets an answer. Nothing in `run` is trusted.
+// Invariants:
 //   I1  hypercall.ret is stored on every path: kernels before 6.14 leave an old value there.
 //   I2  A conversion reaches PageMap and DirtySet by exactly one convert_pages(); a refusal changes
-//   neither.
+//       neither.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
 // GuestPlan: where everything of the test guest lies in its memory, computed once from size, vCPUs
 // and image.
 //
-// Spec:    guest/mailbox.h has the order. Plain values. Failure: kUsage when the wish does not fit,
-// with the numbers.
+// Spec:    guest/mailbox.h has the order. Plain values.
+// Failure: kUsage when the wish does not fit, with the numbers.
 #pragma once
 
 #include <cstdint>

@@ -2,13 +2,13 @@
 // mailbox page holds.
 //
 // Spec:    this header; freestanding, because the payload of a KVM guest includes it.
-// Owner:   guest memory. Threads: each word has one writer, named below; words are read and written
-// whole. Failure: none here. The mailbox is shared memory that a guest or a peer may have filled:
-// whoever reads it takes every
-//          word for hostile.
+// Owner:   guest memory.
+// Threads: each word has one writer, named below; words are read and written whole.
+// Failure: none here. The mailbox is shared memory that a guest or a peer may have filled: whoever
+//          reads it takes every word for hostile.
 // Invariants:
 //   I1  All words are little-endian u64 and 8-byte aligned.
-//   I2  A report (steps, errors, …) is complete in memory before verify_done or boot_done says so.
+//   I2  A report (steps, errors, …) is complete before verify_done or boot_done says so.
 #pragma once
 
 #include <cstdint>

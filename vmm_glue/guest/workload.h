@@ -2,15 +2,19 @@
 // asked, checks every page.
 //
 // Written once and freestanding: it is compiled into the KVM payload (guest/payload) and runs on
-// the modelled vCPU. Owner:   one vCPU. Threads: the vCPU's own; vCPUs share nothing but the
-// mailbox page, and there each has its own block. Failure: none. Whatever is in the mailbox (on a
-// destination it came from a peer), a turn ends soon and divides by nothing. Invariants:
+// the modelled vCPU.
+// Owner:   one vCPU.
+// Threads: the vCPU's own; vCPUs share nothing but the mailbox page, and there each has its own
+//          block.
+// Failure: none. Whatever is in the mailbox (on a destination it came from a peer), a turn ends
+//          soon and divides by nothing.
+// Invariants:
 //   I1  The machine's registers hold the whole position: between two turns nothing is anywhere
-//   else, so a vCPU may be
-//       stopped and saved there.
+//       else, so a vCPU may be stopped and saved there.
 //   I2  With workload idle and no conversions, a turn after boot writes no memory unless a check
-//   was asked for. I3  A page's class bit in the table says how the guest accesses it; it changes
-//   only after the VMM agreed.
+//       was asked for.
+//   I3  A page's class bit in the table says how the guest accesses it; it changes only after the
+//       VMM agreed.
 //
 // A Machine has:
 //   u64 load(u64 gpa, bool priv);  void store(u64 gpa, u64 value, bool priv);

@@ -30,8 +30,9 @@ Bytes slice(ByteView bytes, std::size_t at, std::size_t count) {
 
 Result<void> check_header(const char* what, ByteView bytes) {
   if (bytes.size() < kBlobHeaderBytes) {
-    return fail(ErrorClass::kMalformed, "The SEV {} blob has {} bytes, less than its {}-byte header.",
-                what, bytes.size(), kBlobHeaderBytes);
+    return fail(ErrorClass::kMalformed,
+                "The SEV {} blob has {} bytes, less than its {}-byte header.", what, bytes.size(),
+                kBlobHeaderBytes);
   }
   if (get32(bytes, 0) != kBlobVersion) {
     return fail(ErrorClass::kMalformed, "The SEV {} blob has version {}; this host knows {}.", what,
@@ -97,9 +98,10 @@ Result<StartBlob> decode_start(ByteView bytes) {
   const std::uint32_t session = get32(bytes, 12);
   constexpr std::size_t kFixed = kBlobHeaderBytes + kCertificateBytes + kSessionBytes;
   if (pdh != kCertificateBytes || session != kSessionBytes || bytes.size() != kFixed) {
-    return fail(ErrorClass::kMalformed,
-                "The SEV start blob of {} bytes says PDH {} and session {} bytes instead of {} and {}.",
-                bytes.size(), pdh, session, kCertificateBytes, kSessionBytes);
+    return fail(
+        ErrorClass::kMalformed,
+        "The SEV start blob of {} bytes says PDH {} and session {} bytes instead of {} and {}.",
+        bytes.size(), pdh, session, kCertificateBytes, kSessionBytes);
   }
   return StartBlob{
       .policy = get32(bytes, 4),

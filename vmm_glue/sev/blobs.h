@@ -17,8 +17,9 @@
 //   16       the source's PDH certificate
 //   2100     session data (vmm_glue/sev/crypto.h)
 //
-// Plain values: no ownership, no threads. Failure: a blob with another version or with a length that does
-// not fit gives kMalformed before anything is copied; a PDH that is no certificate gives kPolicy.
+// Plain values: no ownership, no threads. Failure: a blob with another version or with a length
+// that does not fit gives kMalformed before anything is copied; a PDH that is no certificate gives
+// kPolicy.
 #pragma once
 
 #include <cstdint>

@@ -73,11 +73,15 @@ bool is_parent(KeyUsage child, KeyUsage parent) {
   }
 }
 
+// Null unless exactly one slot is the signer's and the other is unused or of another possible
+// parent.
 const SignatureSlot* only_slot_of(const SevCertificate& certificate, KeyUsage signer) {
   const SignatureSlot* found = nullptr;
   for (const SignatureSlot& slot : certificate.slots) {
     if (slot.usage == KeyUsage::kNone) {
       if (slot != SignatureSlot{}) return nullptr;  // an unused slot holds nothing
+    } else if (!is_parent(certificate.usage, slot.usage)) {
+      return nullptr;
     } else if (slot.usage == signer) {
       if (found != nullptr) return nullptr;
       found = &slot;

@@ -1,18 +1,19 @@
 // SevCertificate: the 2084-byte SEV certificate, version 1, of OCA, CEK, PEK and PDH.
 //
-// Spec:    AMD SEV API 55766 as read in AMD sev-tool and virtee/sev, checked on the certificates of two
+// Spec:    AMD SEV API 55766 as read in AMD sev-tool and virtee/sev, checked on the certificates of
+// two
 //          real platforms (Naples, API 0.16; Rome, API 0.22). All integers little endian:
-//            0 version (1) | 4 api_major u8 | 5 api_minor u8 | 6 reserved u16 | 8 usage | 12 algorithm |
-//            16 public key[1028]: 0 curve (2 = P-384) | 4 Qx[72] | 76 Qy[72] | zeros |
+//            0 version (1) | 4 api_major u8 | 5 api_minor u8 | 6 reserved u16 | 8 usage | 12
+//            algorithm | 16 public key[1028]: 0 curve (2 = P-384) | 4 Qx[72] | 76 Qy[72] | zeros |
 //            1044 slot 1: usage of the signing key | 1048 algorithm | 1052 signature[512] |
 //            1564 slot 2: likewise
 //          A signature covers bytes 0..1043. EC: r[72] | s[72] | zeros, little endian.
 // Plain values: no ownership, no threads. Failure: parse() of others' bytes gives kPolicy.
 // Not here yet: AMD's RSA certificates (ARK, ASK); the CEK's RSA signature is kept as raw bytes.
 //
-// MODEL CHOICE (no source gives the order of checks): the body first, then the parent rule, then the
-// slot, then the signature. Slots are chosen by usage, because real PEKs carry the OCA in slot 1 and
-// the CEK in slot 2 where one reading of 55766 says the opposite.
+// MODEL CHOICE (no source gives the order of checks): the body first, then the parent rule, then
+// the slot, then the signature. Slots are chosen by usage, because real PEKs carry the OCA in slot
+// 1 and the CEK in slot 2 where one reading of 55766 says the opposite.
 #pragma once
 
 #include <array>
@@ -68,8 +69,8 @@ struct SevCertificate {
   std::array<SignatureSlot, 2> slots;
   friend bool operator==(const SevCertificate&, const SevCertificate&) = default;
 
-  // Checks the body: length, version, usage and algorithm of a platform certificate, reserved bytes and
-  // padding zero, the key on P-384. Signatures are not verified here.
+  // Checks the body: length, version, usage and algorithm of a platform certificate, reserved bytes
+  // and padding zero, the key on P-384. Signatures are not verified here.
   static Result<SevCertificate> parse(ByteView bytes);
   CertificateBytes encode() const;
 };

@@ -52,7 +52,8 @@ TEST(SevCertificate, WrongParents) {
   EXPECT_EQ(check_signature(chain.pek, other.oca), SignatureVerdict::kBadSignature);
 }
 
-// Every signed byte, one flipped bit at a time: refused as a body, or the signature no longer holds.
+// Every signed byte, one flipped bit at a time: refused as a body, or the signature no longer
+// holds.
 TEST(SevCertificate, EverySignedByteCounts) {
   const Chain chain;
   const CertificateBytes good = chain.pdh.encode();

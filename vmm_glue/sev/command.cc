@@ -127,8 +127,8 @@ Result<void> check(const CommandResult& outcome, const char* command, std::strin
 
 Result<KvmSevGuestStatus> guest_status(const SevVm& vm) {
   KvmSevGuestStatus status;
-  SEALIFT_CHECK(check(issue(vm, KvmCommand::kGuestStatus, &status),
-                      name_of(KvmCommand::kGuestStatus)));
+  SEALIFT_CHECK(
+      check(issue(vm, KvmCommand::kGuestStatus, &status), name_of(KvmCommand::kGuestStatus)));
   return status;
 }
 

@@ -47,8 +47,8 @@ std::array<std::byte, N> take(ByteView from) {
 OpensslPtr<evp_cipher_ctx_st> new_ctr(const Block& key) {
   OpensslPtr<evp_cipher_ctx_st> context(EVP_CIPHER_CTX_new());
   SEALIFT_ASSERT(context != nullptr);
-  SEALIFT_ASSERT(EVP_EncryptInit_ex2(context.get(), EVP_aes_128_ctr(), octets(key), nullptr,
-                                     nullptr) == 1);
+  SEALIFT_ASSERT(
+      EVP_EncryptInit_ex2(context.get(), EVP_aes_128_ctr(), octets(key), nullptr, nullptr) == 1);
   return context;
 }
 

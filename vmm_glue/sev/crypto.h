@@ -1,10 +1,11 @@
 // The cryptography of SEV migration, to the byte: session data, packets, launch measurement.
 //
-// Spec:    AMD SEV API 55766 as read in AMD sev-tool and virtee/sev, and as a third-party tool decrypts
+// Spec:    AMD SEV API 55766 as read in AMD sev-tool and virtee/sev, and as a third-party tool
+// decrypts
 //          a stream of real Naples machines (PSPReverse/amd-sev-migration-attack). Little-endian
-//          integers, counter and length of the KDF included; HMAC-SHA-256 with whole tags; AES-128-CTR
-//          with the IV as first counter block, counted as one 128-bit big-endian number; encrypt, then
-//          MAC.
+//          integers, counter and length of the KDF included; HMAC-SHA-256 with whole tags;
+//          AES-128-CTR with the IV as first counter block, counted as one 128-bit big-endian
+//          number; encrypt, then MAC.
 // Owner:   values, and one PacketCipher for each session and side.
 // Threads: functions: any. A PacketCipher: one caller at a time (it reuses its contexts for speed).
 // Failure: a MAC that does not match is a result; OpenSSL out of memory asserts.
@@ -47,8 +48,8 @@ struct TransportKeys {
 };
 
 // Session data, 128 bytes: 0 nonce[16] | 16 wrap_tk[32] | 48 wrap_iv[16] | 64 wrap_mac[32] |
-// 96 policy_mac[32]. wrap_tk = CTR(KEK, wrap_iv; TEK || TIK), wrap_mac = HMAC(KIK; wrap_tk) without IV
-// and nonce, policy_mac = HMAC(TIK; LE32(policy)).
+// 96 policy_mac[32]. wrap_tk = CTR(KEK, wrap_iv; TEK || TIK), wrap_mac = HMAC(KIK; wrap_tk) without
+// IV and nonce, policy_mac = HMAC(TIK; LE32(policy)).
 struct SessionSeed {
   Block nonce{};
   Block wrap_iv{};
@@ -60,7 +61,8 @@ std::optional<TransportKeys> unwrap_session(ByteView shared_secret,
                                             std::span<const std::byte, kSessionBytes> session,
                                             std::uint32_t policy);
 
-// First byte under a packet's MAC. kVmsa is from one reading of 55766 only, unconfirmed on hardware.
+// First byte under a packet's MAC. kVmsa is from one reading of 55766 only, unconfirmed on
+// hardware.
 enum class PacketContext : std::uint8_t { kSecret = 1, kData = 2, kVmsa = 3 };
 
 // Packet header, 52 bytes: 0 flags (LE32, bit 0 compressed) | 4 IV[16] | 20 MAC[32].
@@ -114,7 +116,8 @@ class PacketCipher {
   Hmac hmac_;
 };
 
-// LAUNCH_MEASURE: HMAC(TIK; 04 || api_major || api_minor || build || LE32(policy) || digest || nonce).
+// LAUNCH_MEASURE: HMAC(TIK; 04 || api_major || api_minor || build || LE32(policy) || digest ||
+// nonce).
 struct FirmwareVersion {
   std::uint8_t api_major = 0;
   std::uint8_t api_minor = 0;

@@ -153,8 +153,8 @@ EcSignature EcKey::sign(ByteView message) const {
   const auto context = new_md_context();
   std::array<unsigned char, 2 * kEcBytes + 16> der{};
   std::size_t der_bytes = der.size();
-  SEALIFT_ASSERT(EVP_DigestSignInit(context.get(), nullptr, EVP_sha256(), nullptr,
-                                    public_.key_.get()) == 1);
+  SEALIFT_ASSERT(
+      EVP_DigestSignInit(context.get(), nullptr, EVP_sha256(), nullptr, public_.key_.get()) == 1);
   SEALIFT_ASSERT(EVP_DigestSign(context.get(), der.data(), &der_bytes, octets(message.data()),
                                 message.size()) == 1);
   const unsigned char* at = der.data();

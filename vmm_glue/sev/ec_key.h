@@ -1,8 +1,8 @@
 // P-384 keys: ECDH of the PDH, ECDSA over SHA-256 of OCA, PEK and CEK.
 //
 // Spec:    the certificates of two real platforms (virtee/sev tests, Naples and Rome) use P-384 for
-//          every EC key and plain ECDSA over SHA-256; the shared secret is the X coordinate, 48 bytes
-//          big endian with its leading zeros (sev-tool, virtee/sev).
+//          every EC key and plain ECDSA over SHA-256; the shared secret is the X coordinate, 48
+//          bytes big endian with its leading zeros (sev-tool, virtee/sev).
 // Owner:   values; a private key is erased by OpenSSL when its last copy goes.
 // Threads: const methods may run beside each other.
 // Failure: bytes of others give std::nullopt or false; OpenSSL out of memory asserts.

@@ -17,8 +17,8 @@ std::uint64_t address_of(Container& bytes) {
 
 std::uint32_t size_of(ByteView bytes) { return static_cast<std::uint32_t>(bytes.size()); }
 
-// KVM's SEND_START with session_len 0 only asks for the length: the firmware answers INVALID_LENGTH and
-// KVM writes the length back (Linux 6.1 sev.c, __sev_send_start_query_session_length).
+// KVM's SEND_START with session_len 0 only asks for the length: the firmware answers INVALID_LENGTH
+// and KVM writes the length back (Linux 6.1 sev.c, __sev_send_start_query_session_length).
 Result<void> query_session_length(const SevVm& vm) {
   KvmSevSendStart query;
   constexpr auto kCommand = KvmCommand::kSendStart;
@@ -83,12 +83,13 @@ Result<Bytes> SevExporter::begin(ByteView identity) {
 }
 
 Result<StartBlob> SevExporter::send_start(const IdentityBlob& identity) {
-  // Our PDH is read before it is used: a PDH that changes in between fails at the destination by its
-  // wrap MAC, which is what should happen.
+  // Our PDH is read before it is used: a PDH that changes in between fails at the destination by
+  // its wrap MAC, which is what should happen.
   SEALIFT_TRY(PlatformCertificates own, export_certificates(vm_));
   StartBlob out{.policy = 0, .pdh = std::move(own.pdh), .session = Bytes(kSessionBytes)};
-  // KVM copies all three blobs in before it asks whether the policy needs them, and refuses an empty one
-  // with EINVAL (Linux 6.1 sev.c, sev_send_start), so that "none" has to be one zero byte.
+  // KVM copies all three blobs in before it asks whether the policy needs them, and refuses an
+  // empty one with EINVAL (Linux 6.1 sev.c, sev_send_start), so that "none" has to be one zero
+  // byte.
   const Bytes none(1);
   const Bytes& amd = !identity.amd_certs.empty()  ? identity.amd_certs
                      : !config_.amd_certs.empty() ? config_.amd_certs
@@ -109,7 +110,9 @@ Result<StartBlob> SevExporter::send_start(const IdentityBlob& identity) {
   return out;
 }
 
-Result<void> SevExporter::prepare(std::span<const Gfn>) { return {}; }
+void SevExporter::use_streams(std::uint32_t streams) { SEALIFT_ASSERT(streams == 1); }
+
+Result<void> SevExporter::prepare(std::uint32_t, std::span<const Gfn>) { return {}; }
 
 Result<void> SevExporter::require_sending(const char* call) const {
   if (cancelling_) return fail(ErrorClass::kCancelled, "The SEV export was cancelled.");
@@ -142,8 +145,8 @@ Result<ExportResult> SevExporter::export_batch(std::uint8_t stream, std::uint32_
   return out;
 }
 
-// KVM moves at most one 4 KiB page with a command (Linux 6.1 sev.c, sev_send_update_data). The lengths
-// are ours: the one a query would give for the body does not follow from the guest's page.
+// KVM moves at most one 4 KiB page with a command (Linux 6.1 sev.c, sev_send_update_data). The
+// lengths are ours: the one a query would give for the body does not follow from the guest's page.
 Result<void> SevExporter::export_page(Gfn gfn, std::span<std::byte> auth,
                                       std::span<std::byte> body) {
   std::byte* host = host_address_(gfn);
@@ -164,14 +167,23 @@ Result<void> SevExporter::export_page(Gfn gfn, std::span<std::byte> auth,
 }
 
 // The firmware keeps no record of single pages: a page that turned shared needs no word to it.
-Result<void> SevExporter::converted(GfnRange, PageClass) { return {}; }
+ConvertVerdict SevExporter::may_convert(GfnRange, PageClass) { return ConvertVerdict::kNow; }
+
+Result<std::optional<PrivateBatch>> SevExporter::next_extra(std::uint32_t) {
+  return std::optional<PrivateBatch>();
+}
 
 Result<void> SevExporter::fault_back(Gfn gfn) {
-  return fail(ErrorClass::kLocalFault, "SEV export never takes a page away, yet gfn {:#x} is asked for.",
-              value(gfn));
+  return fail(ErrorClass::kLocalFault,
+              "SEV export never takes a page away, yet gfn {:#x} is asked for.", value(gfn));
 }
 
 Result<Bytes> SevExporter::end_epoch(std::uint32_t) { return Bytes{}; }
+
+Result<void> SevExporter::guest_paused() { return {}; }
+
+// vCPU registers of a plain SEV guest are not encrypted: they travel with the VMM's own state.
+Result<std::vector<StateBlob>> SevExporter::save_state() { return std::vector<StateBlob>(); }
 
 Result<Bytes> SevExporter::seal() {
   const std::lock_guard lock(mutex_);
@@ -184,8 +196,8 @@ Result<void> SevExporter::release() {
   if (phase_ == Phase::kReleased) return {};
   SEALIFT_CHECK(require_sending("release"));
   phase_ = Phase::kInDoubt;
-  SEALIFT_CHECK(check(issue(vm_, KvmCommand::kSendFinish, nullptr),
-                      name_of(KvmCommand::kSendFinish)));
+  SEALIFT_CHECK(
+      check(issue(vm_, KvmCommand::kSendFinish, nullptr), name_of(KvmCommand::kSendFinish)));
   phase_ = Phase::kReleased;
   return {};
 }
@@ -209,8 +221,8 @@ Result<void> SevExporter::cancel(std::optional<ByteView>) {
                 "The SEV guest was sent: no firmware command lets it run here again.");
   }
   phase_ = Phase::kInDoubt;
-  SEALIFT_CHECK(check(issue(vm_, KvmCommand::kSendCancel, nullptr),
-                      name_of(KvmCommand::kSendCancel)));
+  SEALIFT_CHECK(
+      check(issue(vm_, KvmCommand::kSendCancel, nullptr), name_of(KvmCommand::kSendCancel)));
   phase_ = Phase::kIdle;
   return {};
 }

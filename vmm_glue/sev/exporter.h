@@ -1,20 +1,25 @@
 // SevExporter: private pages of a SEV guest leave through KVM's SEND_* commands.
 //
-// Spec:    Linux 6.1 arch/x86/kvm/svm/sev.c and Documentation/virt/kvm/x86/amd-memory-encryption.rst;
-//          blobs in vmm_glue/sev/blobs.h; one page travels as a 52-byte packet header in page_auth and
-//          4096 bytes of ciphertext in body.
-// Owner:   the agent; the SevVm's HostIoctl and fds outlive it. `host_address` gives the host address of
+// Spec:    Linux 6.1 arch/x86/kvm/svm/sev.c and
+// Documentation/virt/kvm/x86/amd-memory-encryption.rst;
+//          blobs in vmm_glue/sev/blobs.h; one page travels as a 52-byte packet header in page_auth
+//          and 4096 bytes of ciphertext in body.
+// Owner:   the agent; the SevVm's HostIoctl and fds outlive it. `host_address` gives the host
+// address of
 //          a guest page or null.
-// Threads: as engine/private_path.h says. cancel() may come while export_batch() runs: the batch stops
+// Threads: as engine/private_path.h says. cancel() may come while export_batch() runs: the batch
+// stops
 //          after the page in hand.
-// Failure: any command that fails is an error with errno and firmware status; the caller then cancels.
+// Failure: any command that fails is an error with errno and firmware status; the caller then
+// cancels.
 //          The MAC of a packet covers neither its address nor its order (55766, packet MAC): the
 //          transport must authenticate both.
 //
 // Invariants
 //   I1  Between a successful SEND_START and release() every path of failure leads, by cancel(), to
 //       SEND_CANCEL, never to SEND_FINISH: no command leads from SENT back to RUNNING.
-//   I2  After a call whose effect is in doubt (SEND_START may have succeeded before its copy-out failed),
+//   I2  After a call whose effect is in doubt (SEND_START may have succeeded before its copy-out
+//   failed),
 //       GUEST_STATUS decides, not our memory of what we asked for.
 #pragma once
 
@@ -34,8 +39,8 @@ using HostAddress = std::function<std::byte*(Gfn)>;
 struct SevConfig {
   // The policy the operator expects the guest to have; another one is refused. Empty: any.
   std::optional<std::uint32_t> policy = {};
-  // ASK then ARK of the destination's processors; empty where no guest has policy bit SEV. The importer
-  // puts it into its identity; the exporter uses it when the identity brings none.
+  // ASK then ARK of the destination's processors; empty where no guest has policy bit SEV. The
+  // importer puts it into its identity; the exporter uses it when the identity brings none.
   Bytes amd_certs = {};
 };
 
@@ -46,13 +51,17 @@ class SevExporter final : public PrivateExporter {
   SevExporter& operator=(const SevExporter&) = delete;
 
   PrivateTraits traits() const override;
+  void use_streams(std::uint32_t streams) override;
   Result<Bytes> begin(ByteView identity) override;
-  Result<void> prepare(std::span<const Gfn> gfns) override;
+  Result<void> prepare(std::uint32_t epoch, std::span<const Gfn> gfns) override;
   Result<ExportResult> export_batch(std::uint8_t stream, std::uint32_t epoch,
                                     std::span<const Gfn> gfns) override;
-  Result<void> converted(GfnRange range, PageClass now) override;
+  Result<std::optional<PrivateBatch>> next_extra(std::uint32_t epoch) override;
+  ConvertVerdict may_convert(GfnRange range, PageClass wish) override;
   Result<void> fault_back(Gfn gfn) override;
   Result<Bytes> end_epoch(std::uint32_t epoch) override;
+  Result<void> guest_paused() override;
+  Result<std::vector<StateBlob>> save_state() override;
   Result<Bytes> seal() override;
   Result<void> release() override;
   // After it the guest runs here, and begin() may be called again: a new session has new keys.
@@ -70,12 +79,13 @@ class SevExporter final : public PrivateExporter {
   const SevConfig config_;
   std::atomic<bool> cancelling_{false};
 
-  std::mutex mutex_;             // one command at a time, as the mailbox has it
-  Phase phase_ = Phase::kIdle;   // guarded by mutex_
+  std::mutex mutex_;            // one command at a time, as the mailbox has it
+  Phase phase_ = Phase::kIdle;  // guarded by mutex_
 };
 
-// PDH_CERT_EXPORT: this host's PDH and its chain. The CEK leaves without AMD's signature (sevctl fetches
-// the signed one from AMD's key server); the operator replaces it where the policy asks for the chain.
+// PDH_CERT_EXPORT: this host's PDH and its chain. The CEK leaves without AMD's signature (sevctl
+// fetches the signed one from AMD's key server); the operator replaces it where the policy asks for
+// the chain.
 struct PlatformCertificates {
   Bytes pdh;
   Bytes chain;

@@ -81,7 +81,8 @@ TEST_F(Hostile, FlippedBitsFailTheMac) {
   must(importer.import_batch(good));
 }
 
-// The firmware's MAC covers neither address nor order: the transport must. Said by a test, not hidden.
+// The firmware's MAC covers neither address nor order: the transport must. Said by a test, not
+// hidden.
 TEST_F(Hostile, ReplayAndOtherAddressesPassTheFirmware) {
   must(importer.begin(start));
   must(importer.import_batch(good));
@@ -91,8 +92,8 @@ TEST_F(Hostile, ReplayAndOtherAddressesPassTheFirmware) {
   must(importer.import_batch(moved));
   const Bytes seen = target.guest_sees();
   const ByteView plain(source.plain);
-  EXPECT_TRUE(std::equal(seen.begin(), seen.begin() + kPageBytes,
-                         plain.subspan(kPageBytes).begin()));
+  EXPECT_TRUE(
+      std::equal(seen.begin(), seen.begin() + kPageBytes, plain.subspan(kPageBytes).begin()));
 }
 
 TEST_F(Hostile, StartBlobsThatWereChanged) {
@@ -101,14 +102,15 @@ TEST_F(Hostile, StartBlobsThatWereChanged) {
     ErrorClass cls;
     const char* words;
   };
-  // version, policy, PDH length, session length, PDH version, PDH key, session, with 0B for all that
-  // changes keys or the policy's MAC
+  // version, policy, PDH length, session length, PDH version, PDH key, session, with 0B for all
+  // that changes keys or the policy's MAC
   for (const Case& row :
-       {Case{0, ErrorClass::kMalformed, "version 0"},
-        Case{4, ErrorClass::kMalformed, "0x000b"}, Case{8, ErrorClass::kMalformed, "PDH 2085"},
+       {Case{0, ErrorClass::kMalformed, "version 0"}, Case{4, ErrorClass::kMalformed, "0x000b"},
+        Case{8, ErrorClass::kMalformed, "PDH 2085"},
         Case{12, ErrorClass::kMalformed, "session 129"}, Case{16, ErrorClass::kPolicy, "version 0"},
         Case{16 + 20, ErrorClass::kPolicy, "not a point"},
-        Case{2100, ErrorClass::kMalformed, "0x000b"}, Case{2227, ErrorClass::kMalformed, "0x000b"}}) {
+        Case{2100, ErrorClass::kMalformed, "0x000b"},
+        Case{2227, ErrorClass::kMalformed, "0x000b"}}) {
     TestGuest fresh(target_host, 1);
     fresh.prepare();
     SevImporter other(fresh.vm, fresh.ram.lookup(), {});

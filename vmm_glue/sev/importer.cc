@@ -28,13 +28,29 @@ PrivateTraits SevImporter::traits() const {
           .live_export = true};
 }
 
+const char* SevImporter::name_of(Phase phase) {
+  switch (phase) {
+    case Phase::kIdle:
+      return "not begun";
+    case Phase::kReceiving:
+      return "receiving";
+    case Phase::kSealed:
+      return "sealed";
+    case Phase::kFailed:
+      return "failed";
+    case Phase::kAborted:
+      return "aborted";
+  }
+  return "unknown";
+}
+
 Result<void> SevImporter::require(Phase phase, const char* call) const {
   if (phase_ == phase) return {};
   if (phase_ == Phase::kAborted) {
     return fail(ErrorClass::kCancelled, "SEV {} came after the import was aborted.", call);
   }
-  return fail(ErrorClass::kLocalFault, "SEV {} came in phase {} of the import instead of {}.", call,
-              static_cast<int>(phase_), static_cast<int>(phase));
+  return fail(ErrorClass::kLocalFault, "SEV {} came while the import was {} instead of {}.", call,
+              name_of(phase_), name_of(phase));
 }
 
 // Asked for anew before each migration: a PDH that was renewed since would fail at RECEIVE_START.
@@ -42,10 +58,11 @@ Result<Bytes> SevImporter::identity() {
   const std::lock_guard lock(mutex_);
   SEALIFT_CHECK(require(Phase::kIdle, "identity"));
   SEALIFT_TRY(PlatformCertificates own, export_certificates(vm_));
-  return encode(IdentityBlob{.pdh = std::move(own.pdh),
-                             .chain = std::move(own.chain),
-                             .amd_certs = config_.amd_certs});
+  return encode(IdentityBlob{
+      .pdh = std::move(own.pdh), .chain = std::move(own.chain), .amd_certs = config_.amd_certs});
 }
+
+void SevImporter::use_streams(std::uint32_t streams) { SEALIFT_ASSERT(streams == 1); }
 
 Result<void> SevImporter::begin(ByteView start) {
   const std::lock_guard lock(mutex_);
@@ -64,10 +81,10 @@ Result<void> SevImporter::begin(ByteView start) {
   receive.session_len = static_cast<std::uint32_t>(blob.session.size());
   constexpr auto kCommand = KvmCommand::kReceiveStart;
   const CommandResult outcome = issue(vm_, kCommand, &receive);
-  // Linux 6.1 does not stop a second RECEIVE_START from replacing the first one's handle, so that one
-  // failed attempt is the last.
+  // Linux 6.1 does not stop a second RECEIVE_START from replacing the first one's handle, so that
+  // one failed attempt is the last.
   phase_ = outcome.ok() ? Phase::kReceiving : Phase::kFailed;
-  return check(outcome, name_of(kCommand));
+  return check(outcome, sev::name_of(kCommand));
 }
 
 Result<void> SevImporter::check_batch(const PrivateBatch& batch) const {
@@ -121,7 +138,7 @@ Result<void> SevImporter::import_page(const PrivateBatch& batch, std::size_t ind
   update.trans_len = kPageBytes;
   const CommandResult outcome = issue(vm_, KvmCommand::kReceiveUpdateData, &update);
   if (outcome.ok()) return {};
-  return check(outcome, name_of(KvmCommand::kReceiveUpdateData),
+  return check(outcome, sev::name_of(KvmCommand::kReceiveUpdateData),
                fmt::format(" of gfn {:#x}", value(batch.gfns[index])));
 }
 
@@ -136,6 +153,12 @@ Result<void> SevImporter::end_epoch(std::uint32_t epoch, ByteView token) {
               epoch, token.size());
 }
 
+Result<void> SevImporter::load_state(std::vector<StateBlob> state) {
+  if (state.empty()) return {};
+  return fail(ErrorClass::kMalformed, "{} items of platform state came; a SEV guest has none.",
+              state.size());
+}
+
 Result<void> SevImporter::seal(ByteView token) {
   const std::lock_guard lock(mutex_);
   SEALIFT_CHECK(require(Phase::kReceiving, "seal"));
@@ -146,16 +169,18 @@ Result<void> SevImporter::seal(ByteView token) {
   constexpr auto kCommand = KvmCommand::kReceiveFinish;
   const CommandResult outcome = issue(vm_, kCommand, nullptr);
   phase_ = outcome.ok() ? Phase::kSealed : Phase::kFailed;
-  return check(outcome, name_of(kCommand));
+  return check(outcome, sev::name_of(kCommand));
 }
 
-// RECEIVE_FINISH made the guest runnable; who may run it is the engine's decision, not the firmware's.
+// RECEIVE_FINISH made the guest runnable; who may run it is the engine's decision, not the
+// firmware's.
 Result<void> SevImporter::commit() {
   const std::lock_guard lock(mutex_);
   return require(Phase::kSealed, "commit");
 }
 
-// No command leads from RECEIVE_UPDATE back: the owner destroys the VM, and KVM decommissions the guest.
+// No command leads from RECEIVE_UPDATE back: the owner destroys the VM, and KVM decommissions the
+// guest.
 Result<Bytes> SevImporter::abort() {
   const std::lock_guard lock(mutex_);
   phase_ = Phase::kAborted;

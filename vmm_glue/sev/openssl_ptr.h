@@ -1,5 +1,5 @@
-// Owners of OpenSSL objects. Only .cc files of sev/ and model/ include this; headers name the types of
-// OpenSSL by forward declaration through these aliases.
+// Owners of OpenSSL objects. Only .cc files of sev/ and model/ include this; headers name the types
+// of OpenSSL by forward declaration through these aliases.
 #pragma once
 
 #include <memory>

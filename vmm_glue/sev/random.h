@@ -1,7 +1,7 @@
 // RandomSource: where keys, nonces and IVs come from. A test or a simulation passes its own.
 //
-// Owner: the caller; outlives its user. Threads: one caller at a time. Failure: none; a system that has
-// no random numbers cannot protect a guest, so SystemRandom asserts.
+// Owner: the caller; outlives its user. Threads: one caller at a time. Failure: none; a system that
+// has no random numbers cannot protect a guest, so SystemRandom asserts.
 #pragma once
 
 #include "engine/types.h"

@@ -1,10 +1,12 @@
 // Setting up a SEV guest before it is launched or received.
 //
-// Spec:    Linux 6.1 Documentation/virt/kvm/x86/amd-memory-encryption.rst: INIT before any vCPU; every
-//          page of RAM is registered (pinned) before first use, because its ciphertext is bound to its
-//          physical address.
+// Spec:    Linux 6.1 Documentation/virt/kvm/x86/amd-memory-encryption.rst: INIT before any vCPU;
+// every
+//          page of RAM is registered (pinned) before first use, because its ciphertext is bound to
+//          its physical address.
 // Owner:   free functions on a SevVm. Threads: the VMM's setup thread.
-// Failure: kLocalFault with the command, errno and firmware status; the VM is of no further use then.
+// Failure: kLocalFault with the command, errno and firmware status; the VM is of no further use
+// then.
 #pragma once
 
 #include <array>
@@ -36,8 +38,9 @@ struct Launched {
   std::uint32_t handle = 0;
   std::array<std::byte, kMeasurementBytes> measurement{};
 };
-// INIT, REG_REGION over `ram`, LAUNCH_START with `policy`, LAUNCH_UPDATE_DATA over `encrypted` (within
-// `ram`; encrypts in place, and is what the measurement covers), LAUNCH_MEASURE, LAUNCH_FINISH.
+// INIT, REG_REGION over `ram`, LAUNCH_START with `policy`, LAUNCH_UPDATE_DATA over `encrypted`
+// (within `ram`; encrypts in place, and is what the measurement covers), LAUNCH_MEASURE,
+// LAUNCH_FINISH.
 Result<Launched> launch(const SevVm& vm, std::uint32_t policy, std::span<const MutableBytes> ram,
                         std::span<const MutableBytes> encrypted);
 

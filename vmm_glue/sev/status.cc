@@ -13,8 +13,9 @@ struct Row {
   const char* text;
 };
 
-// 06, 07 and 0A are verdicts on certificates or policy. 0B says that somebody changed bytes on the way
-// or made them for other keys: the peer's bytes are not to be trusted. The rest concerns this host.
+// 06, 07 and 0A are verdicts on certificates or policy. 0B says that somebody changed bytes on the
+// way or made them for other keys: the peer's bytes are not to be trusted. The rest concerns this
+// host.
 constexpr auto kLocal = ErrorClass::kLocalFault;
 constexpr auto kPolicy = ErrorClass::kPolicy;
 constexpr auto kRows = std::to_array<Row>({

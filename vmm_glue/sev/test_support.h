@@ -1,5 +1,5 @@
-// Helpers of the SEV tests: hex, guests with memory on a software host, ioctls that fail on purpose.
-// Plain test code: one thread, failures are gtest's.
+// Helpers of the SEV tests: hex, guests with memory on a software host, ioctls that fail on
+// purpose. Plain test code: one thread, failures are gtest's.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -80,7 +80,8 @@ class TestRam {
   std::byte* base_ = nullptr;
 };
 
-// A guest with RAM on `host`, driven through `line` (the host itself unless a test puts faults between).
+// A guest with RAM on `host`, driven through `line` (the host itself unless a test puts faults
+// between).
 struct TestGuest {
   TestGuest(SoftSevHost& soft, HostIoctl& line, std::uint64_t pages)
       : host(soft),

@@ -1,8 +1,9 @@
 // GuestMemory: the host mapping of a guest's RAM: one anonymous mapping, linear, without the gap
 // below 4 GiB.
 //
-// Owner:   the VM; addresses handed out die with it. Threads: any; the bytes are a running guest's
-// (vmm_glue/host_copy.h). Failure: kLocalFault with errno and size when the mapping cannot be made.
+// Owner:   the VM; addresses handed out die with it.
+// Threads: any; the bytes are a running guest's (vmm_glue/host_copy.h).
+// Failure: kLocalFault with errno and size when the mapping cannot be made.
 #pragma once
 
 #include <cstddef>

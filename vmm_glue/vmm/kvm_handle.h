@@ -1,7 +1,8 @@
 // A KVM file descriptor (system, VM or vCPU) and its ioctls with errors that say which one failed
 // and why.
 //
-// Owner:   whoever holds the handle; the descriptor closes with it. Threads: as the ioctl allows.
+// Owner:   whoever holds the handle; the descriptor closes with it.
+// Threads: as the ioctl allows.
 // Failure: kLocalFault, "KVM_SET_SREGS failed: EINVAL".
 #pragma once
 

@@ -2,9 +2,12 @@
 // StateBlobs.
 //
 // Spec:    Linux Documentation/virt/kvm/api.rst.
-// Owner:   KvmVm. Threads: the vCPU's thread while it runs; the control thread while it is stopped;
-// stop_run() from any. Failure: kLocalFault with the ioctl and errno; kMalformed or kRefused for
-// state that cannot be this vCPU's. Invariants:
+// Owner:   KvmVm.
+// Threads: the vCPU's thread while it runs; the control thread while it is stopped;
+//          set_immediate_exit() from any.
+// Failure: kLocalFault with the ioctl and errno; kMalformed or kRefused for state that cannot be
+//          this vCPU's.
+// Invariants:
 //   I1  State is saved only with no exit half done: drain() was the last thing that ran.
 //   I2  load() changes nothing unless every item is there once, known and of the right size.
 #pragma once

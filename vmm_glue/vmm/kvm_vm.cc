@@ -259,6 +259,7 @@ Result<std::uint64_t> KvmVm::serve_hypercall(KvmVcpu& vcpu) {
   exit.exit.hypercall.args[2] = regs.rdx;
   exit.exit.hypercall.args[3] = regs.rsi;
   (void)handle_hypercall(exit, advertised_form(config_), layout_, map_, dirty_);
+  hypercalls_.fetch_add(1, std::memory_order_relaxed);
   return exit.exit.hypercall.ret;
 }
 

@@ -2,8 +2,10 @@
 //
 // The guest runs at CPL3 with an identity map of 2 MiB pages; its exits are MMIO reads
 // (guest/mailbox.h). Private pages are bookkeeping here: the guest's instructions reach memory
-// directly, so all of it is plain for the host. Spec, Owner, Threads, Failure: as Vm (vmm/vm.h). A
-// guest that does what we cannot serve terminates, with the exit as reason.
+// directly, so all of it is plain for the host.
+//
+// Spec, Owner, Threads, Failure: as Vm (vmm/vm.h). A guest that does what we cannot serve
+// terminates, with the exit as reason.
 #pragma once
 
 #include <memory>

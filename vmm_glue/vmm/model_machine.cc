@@ -37,8 +37,6 @@ void ModelMachine::write(guest::u64 gpa, ByteView in, bool priv) {
   if (priv && board_.private_memory != nullptr) {
     board_.private_memory->store(host, in);
   } else {
-    // A report to the VMM must not be seen before what it reports (guest/mailbox.h, I2).
-    std::atomic_thread_fence(std::memory_order_release);
     copy_to_guest(host, in);
   }
   board_.log.mark(page_of(Gpa{gpa}));
@@ -51,7 +49,14 @@ guest::u64 ModelMachine::load(guest::u64 gpa, bool priv) {
 }
 
 void ModelMachine::store(guest::u64 gpa, guest::u64 word, bool priv) {
-  write(gpa, std::bit_cast<std::array<std::byte, 8>>(word), priv);
+  if (priv && board_.private_memory != nullptr) {
+    return write(gpa, std::bit_cast<std::array<std::byte, 8>>(word), priv);
+  }
+  std::byte* host = find(gpa, sizeof word);
+  if (host == nullptr) return;
+  // Release: a report to the VMM must not be seen before what it reports (guest/mailbox.h, I2).
+  std::atomic_ref(*reinterpret_cast<guest::u64*>(host)).store(word, std::memory_order_release);
+  board_.log.mark(page_of(Gpa{gpa}));
 }
 
 // The exit as KVM makes it: the bytes of struct kvm_run go to the same decoder that a real exit
@@ -66,6 +71,7 @@ guest::i64 ModelMachine::map_gpa_range(guest::u64 gpa, guest::u64 pages, bool en
       guest::page_state_argument(static_cast<guest::u64>(board_.form), encrypted);
   run.exit.hypercall.ret = ~0ULL;  // what a kernel before 6.14 may leave there
   (void)handle_hypercall(run, board_.form, board_.layout, board_.map, board_.dirty);
+  board_.hypercalls.fetch_add(1, std::memory_order_relaxed);
   return static_cast<guest::i64>(run.exit.hypercall.ret);
 }
 

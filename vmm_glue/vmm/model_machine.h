@@ -2,15 +2,19 @@
 // the doorbell.
 //
 // Spec:    the Machine of guest/workload.h.
-// Owner:   ModelVm, one for each vCPU. Threads: the vCPU's own; other threads only while it is
-// stopped. Failure: an access outside RAM sets fault(): the guest ends. On a destination all
-// addresses come from a peer. Invariants:
+// Owner:   ModelVm, one for each vCPU.
+// Threads: the vCPU's own; other threads only while it is stopped.
+// Failure: an access outside RAM sets fault(): the guest ends. On a destination all addresses come
+//          from a peer.
+// Invariants:
 //   I1  A store is in memory before its page is in the write log, so a harvest that takes the bit
-//   sees the store. I2  `priv` is the guest's own C-bit: the page map is never asked, so a wrong
-//   map shows as garbage, as on hardware.
+//       sees the store.
+//   I2  `priv` is the guest's own C-bit: the page map is never asked, so a wrong map shows as
+//       garbage, as on hardware.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -37,6 +41,7 @@ class ModelMachine {
     WriteLog& log;
     PrivateMemory* private_memory;
     HypercallForm form;
+    std::atomic<std::uint64_t>& hypercalls;
   };
   explicit ModelMachine(const Board& board) : board_(board) {}
 

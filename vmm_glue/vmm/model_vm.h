@@ -3,8 +3,8 @@
 // Spec, Owner, Threads, Failure: as Vm (vmm/vm.h).
 // Invariants:
 //   I1  A vCPU stops between two turns of the workload (one page of work each), so pause() is quick
-//   even in a boot or a check. I2  The same seed and the same run_steps() calls give the same
-//   memory.
+//       even in a boot or a check.
+//   I2  The same seed and the same run_steps() calls give the same memory.
 #pragma once
 
 #include <memory>

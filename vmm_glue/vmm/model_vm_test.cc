@@ -162,7 +162,9 @@ TEST(ModelVm, KeepsAnImageAndFindsDamageInIt) {
     const Gfn last{plan.arena_first + plan.arena_pages - 1};
     EXPECT_EQ(guest_view(*machine, last)[122], image.back());
     EXPECT_EQ(guest_view(*machine, last)[123], std::byte{0});
+    SEALIFT_EXPECT_OK(machine->pause());
     machine->host_address(last)[99] ^= std::byte{1};
+    SEALIFT_EXPECT_OK(machine->resume());
     const auto check = machine->self_check(10s);
     ASSERT_TRUE(check.has_value()) << why(check);
     EXPECT_EQ(check->errors, 1u);

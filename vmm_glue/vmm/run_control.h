@@ -2,13 +2,13 @@
 //
 // Owner:   the VM. Its destructor, or shut_down(), stops and joins the threads.
 // Threads: resume(), pause() and shut_down() come from one control thread; should_stop(),
-// terminate(), ring() and nap()
-//          from the vCPU threads; state() and wait_for() from any.
+//          terminate(), ring() and nap() from the vCPU threads; state() and wait_for() from any.
 // Failure: kRefused for a wrong state, kLocalFault with the reason once the guest has terminated.
 // Invariants:
 //   I1  Between pause() and resume() no vCPU thread is inside VcpuRunner::run().
 //   I2  A stop is never lost: should_stop() is true before kick() is called, and stays so until
-//   resume(). I3  kTerminated is final, and its reason is the first one given.
+//       resume().
+//   I3  kTerminated is final, and its reason is the first one given.
 #pragma once
 
 #include <pthread.h>

@@ -93,6 +93,7 @@ VmStatus Vm::status() const {
   VmStatus status;
   status.state = control_.state();
   status.reason = control_.reason();
+  status.hypercalls = hypercalls_.load(std::memory_order_relaxed);
   if (read_mailbox(offsetof(Mailbox, magic)) != guest::kMailboxMagic) return status;
   status.booted = is_booted();
   for (std::uint32_t i = 0; i < config_.vcpus; ++i) {
@@ -211,12 +212,9 @@ void Vm::write_as_guest(Gpa gpa, ByteView bytes) {
 // --- The mailbox ---
 
 std::uint64_t Vm::read_mailbox(std::uint64_t offset) const {
-  std::array<std::byte, 8> bytes;
-  copy_from_guest(memory_.at(Gfn{guest::kMailboxGfn}) + offset, bytes);
-  // Pairs with the order in which the guest writes a report: what was written before a flag is read
-  // after it.
-  std::atomic_thread_fence(std::memory_order_acquire);
-  return std::bit_cast<std::uint64_t>(bytes);
+  // Acquire: what the guest wrote before a flag is read after it.
+  auto* word = reinterpret_cast<std::uint64_t*>(memory_.at(Gfn{guest::kMailboxGfn}) + offset);
+  return std::atomic_ref(*word).load(std::memory_order_acquire);
 }
 
 void Vm::write_mailbox(std::uint64_t offset, std::uint64_t word) {

@@ -3,17 +3,20 @@
 //
 // Source:       make_vm(), boot(), resume().
 // Destination:  make_vm() with the same config, memory and conversions through GuestPort,
-// load_state(), resume().
-//               What the program does is in guest memory, so a destination's workload comes from
-//               the source.
+//               load_state(), resume(). What the program does is in guest memory, so a
+//               destination's workload comes from the source.
 // Spec:    engine/guest_port.h; guest/mailbox.h.
 // Owner:   the agent. A PrivateMemory given to make_vm() outlives the VM; it is first used by
-// boot(). Threads: as GuestPort says; status(), read_guest_view() and host_address() from any
-// thread; the rest from the control thread. Failure: kUsage for a config that cannot be, kRefused
-// for a wrong state, kLocalFault with errno or with the guest's end. Invariants:
+//          boot().
+// Threads: as GuestPort says; status(), read_guest_view() and host_address() from any thread; the
+//          rest from the control thread.
+// Failure: kUsage for a config that cannot be, kRefused for a wrong state, kLocalFault with errno
+//          or with the guest's end.
+// Invariants:
 //   I1  Pages the VMM writes itself are marked in dirty() after the write: the platform's log does
-//   not see them. I2  With Platform::kNone every page of RAM is shared from the start; otherwise
-//   all is private until converted.
+//       not see them.
+//   I2  With Platform::kNone every page of RAM is shared from the start; otherwise all is private
+//       until converted.
 #pragma once
 
 #include <atomic>
@@ -39,6 +42,7 @@ struct VmStatus {
   std::string reason;       // of kTerminated
   bool booted = false;      // every vCPU has filled its memory
   std::uint64_t steps = 0;  // of all vCPUs, as last reported: an idle guest reports only at a check
+  std::uint64_t hypercalls = 0;  // served here, answered either way
 };
 
 struct SelfCheck {
@@ -109,6 +113,7 @@ class Vm : public GuestPort, protected VcpuRunner {
   PrivateMemory* const private_memory_;  // null: private pages are plain in host memory too
   PageMap map_;
   DirtySet dirty_;
+  std::atomic<std::uint64_t> hypercalls_{0};
   RunControl control_;  // the destructors of derived classes shut it down: its threads call them
 
  private:

@@ -1,15 +1,16 @@
 // WriteLog: the dirty log of the modelled vCPUs: one bit for each page written since the last
 // harvest.
 //
-// Owner:   ModelVm. Threads: any. Failure: none.
+// Owner:   ModelVm.
+// Threads: any.
+// Failure: none.
 // Invariants:
 //   I1  No write is lost. A vCPU writes the page first and sets the bit second, always by an atomic
-//   read-modify-write. A
-//       harvest takes words by an atomic exchange before anybody reads the pages. If the exchange
-//       sees the bit, it synchronises with the vCPU and the page's new content is visible to the
-//       harvester; if not, the bit is set later and is in the next harvest. Setting the bit first,
-//       or skipping the RMW when the bit is already set, would break this: the exchange could fall
-//       between the bit and the write.
+//       read-modify-write. A harvest takes words by an atomic exchange before anybody reads the
+//       pages. If the exchange sees the bit, it synchronises with the vCPU and the page's new
+//       content is visible to the harvester; if not, the bit is set later and is in the next
+//       harvest. Setting the bit first, or skipping the RMW when the bit is already set, would
+//       break this: the exchange could fall between the bit and the write.
 #pragma once
 
 #include <atomic>

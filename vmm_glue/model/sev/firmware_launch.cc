@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "vmm_glue/host_copy.h"
 #include "vmm_glue/model/sev/firmware.h"
 #include "vmm_glue/model/sev/firmware_internal.h"
-#include "vmm_glue/host_copy.h"
 
 namespace sealift::sev {
 
@@ -90,8 +90,8 @@ Status Firmware::launch_update_data(Call& call) {
   for (std::uint32_t left = update.len; left > 0;) {
     const auto piece = std::min<std::uint32_t>(left, kPacketBytesMax);
     const MutableBytes plain = std::span(scratch_).first(piece);
-    // The host wrote this memory without the C-bit: the firmware reads it so, and writes it back with
-    // the guest's key.
+    // The host wrote this memory without the C-bit: the firmware reads it so, and writes it back
+    // with the guest's key.
     copy_from_guest(host, plain);
     call.guest->launch->digest.add(plain);
     memory.store(spa, host, plain);

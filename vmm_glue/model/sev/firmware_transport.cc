@@ -29,8 +29,8 @@ bool fits_a_packet(std::uint32_t bytes) {
 }  // namespace
 
 // A policy without DOMAIN and SEV puts no condition on the receiver: then its PDH's form is enough.
-// DOMAIN wants the receiver's PDH to descend from our own owner's OCA. Whether real firmware compares
-// the OCA's bytes or its key is unknown; the model compares the key.
+// DOMAIN wants the receiver's PDH to descend from our own owner's OCA. Whether real firmware
+// compares the OCA's bytes or its key is unknown; the model compares the key.
 Status Firmware::check_receiver(const MailboxSendStart& start, std::uint32_t policy,
                                 std::optional<EcPublicKey>& receiver) const {
   const auto pdh = SevCertificate::parse(kernel_bytes(start.pdh_address, start.pdh_len));
@@ -44,8 +44,8 @@ Status Firmware::check_receiver(const MailboxSendStart& start, std::uint32_t pol
   const auto pek = SevCertificate::parse(chain.first(kCertificateBytes));
   const auto oca = SevCertificate::parse(chain.subspan(kCertificateBytes, kCertificateBytes));
   if (!pek || !oca) return Status::kInvalidCertificate;
-  for (const SignatureVerdict verdict : {check_signature(*oca, *oca), check_signature(*pek, *oca),
-                                         check_signature(*pdh, *pek)}) {
+  for (const SignatureVerdict verdict :
+       {check_signature(*oca, *oca), check_signature(*pek, *oca), check_signature(*pdh, *pek)}) {
     if (const Status status = status_of(verdict); status != Status::kSuccess) return status;
   }
   const auto api = std::min(std::pair(pek->api_major, pek->api_minor),
@@ -114,8 +114,8 @@ Status Firmware::send_update_data(Call& call) {
   header.iv = random_block();
   guest.packets->crypt(header.iv, plain, out);
   header.mac = guest.packets->mac(PacketContext::kData, header.flags, header.iv, out);
-  write_packet_header(header, kernel_memory(update.hdr_address, kPacketHeaderBytes)
-                                  .first<kPacketHeaderBytes>());
+  write_packet_header(
+      header, kernel_memory(update.hdr_address, kPacketHeaderBytes).first<kPacketHeaderBytes>());
   update.hdr_len = kPacketHeaderBytes;
   update.trans_len = update.guest_len;
   call.put(update);

@@ -2,7 +2,8 @@
 //
 // Owner: Firmware, by handle. Threads: under the mailbox mutex. Failure: none.
 // Invariants
-//   I1  `packets` exists exactly in SEND_UPDATE and RECEIVE_UPDATE; `launch` exactly in the two LAUNCH
+//   I1  `packets` exists exactly in SEND_UPDATE and RECEIVE_UPDATE; `launch` exactly in the two
+//   LAUNCH
 //       states. Leaving those states erases the keys (erase_channel()).
 //   I2  `asid` is 0 or an ASID whose key slot holds `memory`.
 #pragma once

@@ -1,8 +1,8 @@
 // The command buffers of the PSP mailbox, packed as the firmware takes them.
 //
-// Spec: AMD SEV API 55766 as read in Linux 6.1 include/linux/psp-sev.h and AMD sev-tool. Addresses are
-// system physical. In the model the address of a guest page is one of MemoryController (with the C-bit,
-// as KVM passes it), and the address of a kernel buffer is a pointer of this process.
+// Spec: AMD SEV API 55766 as read in Linux 6.1 include/linux/psp-sev.h and AMD sev-tool. Addresses
+// are system physical. In the model the address of a guest page is one of MemoryController (with
+// the C-bit, as KVM passes it), and the address of a kernel buffer is a pointer of this process.
 // Plain values: no ownership, no threads, no failure.
 #pragma once
 
@@ -69,7 +69,7 @@ struct MailboxGuestStatus {
   std::uint32_t asid = 0;    // out
   std::uint8_t state = 0;    // out
 };
-struct MailboxStart {  // LAUNCH_START, RECEIVE_START
+struct MailboxStart {        // LAUNCH_START, RECEIVE_START
   std::uint32_t handle = 0;  // in/out
   std::uint32_t policy = 0;
   std::uint64_t pdh_address = 0;

@@ -1,10 +1,12 @@
 // MemoryController: the modelled host's physical memory and the key slots of its ASIDs.
 //
-// MODEL CHOICE: a host byte at virtual address V has system physical address V + base, where `base` is
-// random for each host and above 2^47, so that addresses of two hosts differ and none is a plain pointer;
-// bit 51 is the C-bit. Memory exists for the firmware only where some VM has registered it.
+// MODEL CHOICE: a host byte at virtual address V has system physical address V + base, where `base`
+// is random for each host and above 2^47, so that addresses of two hosts differ and none is a plain
+// pointer; bit 51 is the C-bit. Memory exists for the firmware only where some VM has registered
+// it.
 //
-// Owner:   one SoftSevHost. Threads: any, at once; its own lock is never held while bytes are ciphered
+// Owner:   one SoftSevHost. Threads: any, at once; its own lock is never held while bytes are
+// ciphered
 //          and is not the mailbox's. Failure: see each call.
 #pragma once
 
@@ -39,8 +41,8 @@ class MemoryController {
   void load_key(std::uint32_t asid, std::shared_ptr<const MemoryCipher> key);
   void drop_key(std::uint32_t asid);
 
-  // What a vCPU of this ASID sees through its C-bit mapping. Asserts when the ASID has no key or when
-  // the address is outside registered memory: a modelled vCPU has no business there.
+  // What a vCPU of this ASID sees through its C-bit mapping. Asserts when the ASID has no key or
+  // when the address is outside registered memory: a modelled vCPU has no business there.
   void load(std::uint32_t asid, const std::byte* host, MutableBytes out) const;
   void store(std::uint32_t asid, std::byte* host, ByteView in) const;
 

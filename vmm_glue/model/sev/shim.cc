@@ -185,9 +185,8 @@ int KvmShim::launch_update_data(Op& op) {
   if (!copy_in(op.data, params)) return -EFAULT;
   if (params.len == 0 || params.uaddr + params.len < params.uaddr) return -EINVAL;
   if (!owns(op.vm, params.uaddr, params.len)) return -EFAULT;
-  MailboxLaunchUpdate update{.handle = op.vm.handle,
-                             .address = guest_physical(params.uaddr),
-                             .len = params.len};
+  MailboxLaunchUpdate update{
+      .handle = op.vm.handle, .address = guest_physical(params.uaddr), .len = params.len};
   return psp_.run_for(op.vm.sev_fd, MailboxCommand::kLaunchUpdateData, update, op.error);
 }
 
@@ -213,8 +212,7 @@ int KvmShim::launch_measure(Op& op) {
 
 int KvmShim::guest_status(Op& op) {
   MailboxGuestStatus buffer{.handle = op.vm.handle};
-  const int result =
-      psp_.run_for(op.vm.sev_fd, MailboxCommand::kGuestStatus, buffer, op.error);
+  const int result = psp_.run_for(op.vm.sev_fd, MailboxCommand::kGuestStatus, buffer, op.error);
   if (result != 0) return result;
   const KvmSevGuestStatus status{
       .handle = buffer.handle, .policy = buffer.policy, .state = buffer.state};

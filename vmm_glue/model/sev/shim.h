@@ -1,10 +1,11 @@
 // KvmShim: KVM's SEV code of the modelled host, from the ioctl to the mailbox.
 //
-// Spec:    Linux 6.1 arch/x86/kvm/svm/sev.c: order of the checks, errno, what is copied back when. The
-//          kvm_sev_cmd is copied back after the handler in all cases, the commands' own structs only
-//          where the kernel does it.
-// Owner:   one SoftSevHost. Threads: the host's mailbox mutex is held, save for the atomics of a Vm.
-// Failure: -errno.
+// Spec:    Linux 6.1 arch/x86/kvm/svm/sev.c: order of the checks, errno, what is copied back when.
+// The
+//          kvm_sev_cmd is copied back after the handler in all cases, the commands' own structs
+//          only where the kernel does it.
+// Owner:   one SoftSevHost. Threads: the host's mailbox mutex is held, save for the atomics of a
+// Vm. Failure: -errno.
 #pragma once
 
 #include <atomic>
@@ -24,7 +25,8 @@ struct SoftVm {
   bool active = false;
   std::uint32_t asid = 0;
   std::uint32_t handle = 0;
-  std::uint32_t sev_fd = 0;  // the number, looked up again for each command; 0 until a START sets it
+  std::uint32_t sev_fd =
+      0;  // the number, looked up again for each command; 0 until a START sets it
   std::vector<KvmEncRegion> regions;
   std::unique_ptr<GuestView> view;
   // Published after each ioctl for those who do not take the mailbox mutex.

@@ -111,8 +111,8 @@ int KvmShim::receive_start(Op& op) {
   start.session_address = kernel_address(session);
   start.session_len = params.session_len;
   int result = psp_.run_for(op.sev_fd, MailboxCommand::kReceiveStart, start, op.error);
-  // Linux 6.1 does not ask whether the VM has a handle already: a second success would leak the first
-  // guest. Its ASID is still bound, so that ACTIVATE refuses.
+  // Linux 6.1 does not ask whether the VM has a handle already: a second success would leak the
+  // first guest. Its ASID is still bound, so that ACTIVATE refuses.
   if (result == 0) result = bind_asid(op, start.handle);
   if (result != 0) return result;
   params.handle = start.handle;

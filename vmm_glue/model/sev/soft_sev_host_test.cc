@@ -253,8 +253,8 @@ TEST_F(SoftSev, WrongStatesGiveInvalidGuestState) {
   try_all(guest);  // SEND_UPDATE
   target.prepare();
   SevImporter importer(target.vm, target.ram.lookup(), {});
-  must(importer.begin(encode(StartBlob{
-      .policy = 0, .pdh = must(export_certificates(guest.vm)).pdh, .session = session})));
+  must(importer.begin(encode(
+      StartBlob{.policy = 0, .pdh = must(export_certificates(guest.vm)).pdh, .session = session})));
   try_all(target);  // RECEIVE_UPDATE
   expect(guest, KvmCommand::kSendFinish, nullptr, 0, 0);
   try_all(guest);  // SENT
@@ -276,9 +276,8 @@ TEST_F(SoftSev, CompressedFlagIsUnsupportedOnlyUnderAGoodMac) {
   const CertificateBytes own =
       unsigned_certificate(KeyUsage::kPdh, sender.public_key(), 1, 55).encode();
   SevImporter importer(target.vm, target.ram.lookup(), {});
-  must(importer.begin(encode(StartBlob{.policy = 0,
-                                       .pdh = {own.begin(), own.end()},
-                                       .session = {bytes.begin(), bytes.end()}})));
+  must(importer.begin(encode(StartBlob{
+      .policy = 0, .pdh = {own.begin(), own.end()}, .session = {bytes.begin(), bytes.end()}})));
   PacketCipher cipher(keys);
   PacketHeader packet{.flags = 1, .iv = counting(9), .mac = {}};
   packet.mac = cipher.mac(PacketContext::kData, packet.flags, packet.iv, transport);
