@@ -69,7 +69,15 @@ struct RecordNames {
   const char* operator()(const EpochEnd&) const { return "EpochEnd"; }
   const char* operator()(const EpochAck&) const { return "EpochAck"; }
   const char* operator()(const StateBlob& blob) const {
-    return blob.kind == StateBlob::Kind::kVcpu ? "VcpuState" : "DeviceState";
+    switch (blob.kind) {
+      case StateBlob::Kind::kVcpu:
+        return "VcpuState";
+      case StateBlob::Kind::kDevice:
+        return "DeviceState";
+      case StateBlob::Kind::kPlatform:
+        return "PlatformState";
+    }
+    return "invalid state";
   }
   const char* operator()(const Finish&) const { return "Finish"; }
   const char* operator()(const Ready&) const { return "Ready"; }

@@ -50,7 +50,8 @@ PageMap::PageMap(std::uint64_t span_pages)
 PageMap::~PageMap() = default;
 
 // Runs `read` until no conversion ran beside it (a sequence lock: writers are rare, readers never
-// block them).
+// block them). Every store of a conversion is a release and every load of a reader an acquire, so a
+// reader that saw any of it sees the odd version too.
 template <class Read>
 auto PageMap::consistently(Read read) const {
   for (;;) {

@@ -29,7 +29,7 @@ std::uint64_t PspDevice::issued(MailboxCommand id) const {
 int PspDevice::run_bytes(MailboxCommand id, MutableBytes buffer, std::uint32_t& error) {
   const std::uint64_t nth = issued_[id]++;
   if (const auto slow = latency_.find(id); slow != latency_.end()) {
-    std::this_thread::sleep_for(slow->second);
+    std::this_thread::sleep_for(slow->second);  // tidy: allow (the hardware's own slowness)
   }
   const auto forced = fault_ ? fault_(id, nth) : std::nullopt;
   error = forced ? *forced : static_cast<std::uint32_t>(firmware_.command(id, buffer));
