@@ -25,9 +25,9 @@
 namespace sealift {
 
 struct SourceConfig {
-  Hello hello;
-  std::string guest_name;
-  Goals goals;
+  Hello hello = {};
+  std::string guest_name = {};
+  Goals goals = {};
   bool check_only = false;
   bool verify = false;
   bool seal_is_commitment = false;  // PrivateTraits of the platform

@@ -99,8 +99,16 @@ def source_list_errors(files):
     return errors
 
 
+def readme_errors(files):
+    """The README shows the example that is compiled, not a copy that drifts."""
+    readme, example = files.get("README.md"), files.get("docs/examples/embed.cc")
+    if readme is None or example is None or example.strip() in readme:
+        return []
+    return ["README.md: the embedding example is not docs/examples/embed.cc word for word"]
+
+
 def check(files):
-    errors = source_list_errors(files)
+    errors = source_list_errors(files) + readme_errors(files)
     for name, text in files.items():
         if name.endswith(CODE):
             errors += include_errors(name, text) + code_errors(name, text)
@@ -126,6 +134,7 @@ def self_test():
         "no contract": {"engine/a.h": "#pragma once\n"},
         "no pragma": {"engine/a.h": "// x\n"},
         "unbuilt": {"engine/forgotten.cc": "int x;\n"},
+        "readme": {"README.md": "other", "docs/CMakeLists.txt": "embed.cc", "docs/examples/embed.cc": "int x;"},
     }
     for what, files in cases.items():
         if not check({**listed, **files}):
@@ -146,7 +155,7 @@ def main():
         names = listing.stdout.split("\n")
     else:  # an exported tree
         names = [str(p.relative_to(root)) for p in root.rglob("*") if "build" not in p.parts]
-    wanted = [n for n in names if n.endswith(CODE + ("CMakeLists.txt",)) and (root / n).is_file()]
+    wanted = [n for n in names if n.endswith(CODE + ("CMakeLists.txt", "README.md")) and (root / n).is_file()]
     errors = check({name: (root / name).read_text(encoding="utf-8") for name in wanted})
     for error in errors:
         print(error)

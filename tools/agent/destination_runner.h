@@ -40,8 +40,8 @@ struct DestinationHooks {
 
 struct DestinationReport {
   DestinationOutcome outcome = DestinationOutcome::kUnfinished;
-  std::optional<Error> error;
-  std::optional<Hello> peer;
+  std::optional<Error> error = {};
+  std::optional<Hello> peer = {};
   std::uint32_t epochs = 0;
   std::uint64_t shared_pages = 0;
   std::uint64_t private_pages = 0;

@@ -1,6 +1,7 @@
 #include "tools/migrate-dump/dump.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "schemas/codec.h"
@@ -13,8 +14,8 @@ namespace {
 constexpr std::size_t kRunsShown = 8;  // a full batch of scattered pages would fill the screen
 
 void append_run(std::string& text, std::uint64_t first, std::uint64_t last) {
-  fmt::format_to(std::back_inserter(text), "{}{:#x}", text.empty() ? "gfn " : ", ", first);
-  if (last != first) fmt::format_to(std::back_inserter(text), "-{:#x}", last);
+  text += fmt::format("{}{:#x}", text.empty() ? "gfn " : ", ", first);
+  if (last != first) text += fmt::format("-{:#x}", last);
 }
 
 std::string in_words(std::vector<GfnRange> runs) {
@@ -36,6 +37,45 @@ std::string in_words(const std::vector<Gfn>& gfns) {
     }
   }
   return in_words(std::move(runs));
+}
+
+const char* name_of(PrivateOp op) {
+  switch (op) {
+    case PrivateOp::kImport:
+      return "import";
+    case PrivateOp::kCancel:
+      return "cancel";
+    case PrivateOp::kMetadata:
+      return "metadata";
+    case PrivateOp::kNothing:
+      return "nothing";
+    case PrivateOp::kImportEmpty:
+      return "import empty";
+  }
+  return "invalid operation";
+}
+
+const char* name_of(StateBlob::Kind kind) {
+  switch (kind) {
+    case StateBlob::Kind::kVcpu:
+      return "vCPU";
+    case StateBlob::Kind::kDevice:
+      return "device";
+    case StateBlob::Kind::kPlatform:
+      return "platform";
+  }
+  return "invalid kind";
+}
+
+// How often each op occurs, ascending by its number: "2 import, 1 cancel".
+std::string in_words(const std::vector<PrivateOp>& ops) {
+  std::map<PrivateOp, std::size_t> counts;
+  for (PrivateOp op : ops) ++counts[op];
+  std::string text;
+  for (const auto& [op, count] : counts) {
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", count, name_of(op));
+  }
+  return text;
 }
 
 std::uint64_t pages_in(const std::vector<GfnRange>& ranges) {
@@ -77,12 +117,8 @@ struct Describe {
         in_words(batch.gfns));
   }
   std::string operator()(const PrivateBatch& batch) const {
-    const auto count = [&](PrivateOp op) {
-      return std::count(batch.ops.begin(), batch.ops.end(), op);
-    };
-    return fmt::format("epoch {}, {} entries ({} import, {} cancel, {} metadata): {}", batch.epoch,
-                       batch.gfns.size(), count(PrivateOp::kImport), count(PrivateOp::kCancel),
-                       count(PrivateOp::kMetadata), in_words(batch.gfns));
+    return fmt::format("epoch {}, {} entries ({}): {}", batch.epoch, batch.gfns.size(),
+                       in_words(batch.ops), in_words(batch.gfns));
   }
   std::string operator()(const Conversions& conversions) const {
     std::string text = fmt::format("epoch {}", conversions.epoch);
@@ -100,8 +136,7 @@ struct Describe {
   }
   std::string operator()(const EpochAck& ack) const { return fmt::format("epoch {}", ack.epoch); }
   std::string operator()(const StateBlob& blob) const {
-    return fmt::format("{} {}, \"{}\" version {}, {} bytes",
-                       blob.kind == StateBlob::Kind::kVcpu ? "vCPU" : "device", blob.index,
+    return fmt::format("{} {}, \"{}\" version {}, {} bytes", name_of(blob.kind), blob.index,
                        blob.name, blob.version, blob.bytes.size());
   }
   std::string operator()(const Finish& finish) const {

@@ -95,5 +95,21 @@ TEST(Describe, NamesRunsOfPagesAndStopsAfterAFew) {
             "0x10a and 4 more runs");
 }
 
+TEST(Describe, CountsTheOperationsOfABatchAndNamesTheKindOfState) {
+  PrivateBatch batch;
+  batch.epoch = 2;
+  batch.ops = {PrivateOp::kImport, PrivateOp::kImportEmpty, PrivateOp::kMetadata,
+               PrivateOp::kNothing, PrivateOp::kCancel};
+  for (std::uint64_t i = 0; i < 5; ++i) batch.gfns.push_back(Gfn{0x40 + i});
+  EXPECT_EQ(describe(batch),
+            "epoch 2, 5 entries (1 import, 1 cancel, 1 metadata, 1 nothing, 1 import empty): gfn "
+            "0x40-0x44");
+  batch.gfns.resize(2);
+  batch.ops = {PrivateOp::kCancel, PrivateOp::kCancel};
+  EXPECT_EQ(describe(batch), "epoch 2, 2 entries (2 cancel): gfn 0x40-0x41");
+  EXPECT_EQ(describe(StateBlob{StateBlob::Kind::kPlatform, 3, "vmsa", 1, Bytes(7)}),
+            "platform 3, \"vmsa\" version 1, 7 bytes");
+}
+
 }  // namespace
 }  // namespace sealift
