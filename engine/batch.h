@@ -23,9 +23,10 @@ struct SharedBatch {
 
 // What the importer is to do with an entry. Wire values: append only.
 enum class PrivateOp : std::uint8_t {
-  kImport = 1,       // first or newer content
-  kCancel = 2,       // forget the earlier content (TDX CANCEL: the page became shared or was removed)
-  kMetadata = 3,     // not a guest page: platform metadata (SNP swap tree); gfn is the platform's number
+  kImport = 1,  // first or newer content
+  kCancel = 2,  // forget the earlier content (TDX CANCEL: the page became shared or was removed)
+  kMetadata =
+      3,  // not a guest page: platform metadata (SNP swap tree); gfn is the platform's number
   kNothing = 4,      // a list entry that failed at the source and only takes its place (TDX NOP)
   kImportEmpty = 5,  // the page exists and has no content yet (TDX PENDING)
 };

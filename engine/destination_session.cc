@@ -149,13 +149,15 @@ Result<void> DestinationSession::admit(std::uint32_t epoch, std::uint8_t stream,
 
 void DestinationSession::receive(SharedBatch& batch, Actions& actions) {
   if (batch.encodings.size() != batch.gfns.size()) {
-    return give_up(Error{ErrorClass::kMalformed, fmt::format("a batch has {} pages and {} encodings",
-                                                             batch.gfns.size(), batch.encodings.size())},
-                   true, actions);
+    return give_up(
+        Error{ErrorClass::kMalformed, fmt::format("a batch has {} pages and {} encodings",
+                                                  batch.gfns.size(), batch.encodings.size())},
+        true, actions);
   }
   if (auto ok = admit(batch.epoch, batch.stream, batch.gfns, batch.gfns.size()); !ok) {
     return give_up(std::move(ok.error()), true, actions);
   }
+  streams_[batch.stream].used = true;
   streams_[batch.stream].shared_pages += batch.gfns.size();
   actions.push_back(destination::ApplyShared{std::move(batch)});
 }
@@ -167,9 +169,10 @@ void DestinationSession::receive(PrivateBatch& batch, Actions& actions) {
         actions);
   }
   if (batch.ops.size() != batch.gfns.size()) {
-    return give_up(Error{ErrorClass::kMalformed, fmt::format("a batch has {} entries and {} operations",
-                                                             batch.gfns.size(), batch.ops.size())},
-                   true, actions);
+    return give_up(
+        Error{ErrorClass::kMalformed, fmt::format("a batch has {} entries and {} operations",
+                                                  batch.gfns.size(), batch.ops.size())},
+        true, actions);
   }
   std::vector<Gfn> pages;
   for (std::size_t i = 0; i < batch.gfns.size(); ++i) {
@@ -186,13 +189,18 @@ void DestinationSession::receive(PrivateBatch& batch, Actions& actions) {
                                      extra_entries_, layout_.pages())},
                    true, actions);
   }
+  streams_[batch.stream].used = true;
   streams_[batch.stream].private_pages += pages.size();
   actions.push_back(destination::ApplyPrivate{std::move(batch)});
 }
 
+// The class of every page is known before the page comes: the source announces an epoch's
+// conversions first, and the whole map (epoch 0) before the first page.
 void DestinationSession::receive(Conversions& conversions, Actions& actions) {
-  if (phase_ != Phase::kEpochs || conversions.epoch > epoch_)
+  const bool of_this_epoch = conversions.epoch == epoch_ || (conversions.epoch == 0 && epoch_ == 1);
+  if (phase_ != Phase::kEpochs || !of_this_epoch || !between_epochs() || !state_.empty()) {
     return unexpected(conversions, actions);
+  }
   for (const auto* ranges : {&conversions.to_shared, &conversions.to_private}) {
     for (GfnRange range : *ranges) {
       if (layout_.contains(range)) continue;
@@ -207,9 +215,8 @@ void DestinationSession::receive(Conversions& conversions, Actions& actions) {
 }
 
 bool DestinationSession::between_epochs() const {
-  return std::all_of(streams_.begin(), streams_.end(), [](const StreamState& stream) {
-    return !stream.ended && stream.shared_pages == 0 && stream.private_pages == 0;
-  });
+  return std::all_of(streams_.begin(), streams_.end(),
+                     [](const StreamState& stream) { return !stream.ended && !stream.used; });
 }
 
 void DestinationSession::receive(EpochEnd& marker, Actions& actions) {
@@ -231,12 +238,14 @@ void DestinationSession::receive(EpochEnd& marker, Actions& actions) {
         true, actions);
   }
   stream.ended = true;
+  if (marker.stream == 0) epoch_token_ = std::move(marker.token);
   shared_total_ += stream.shared_pages;
   private_total_ += stream.private_pages;
   for (const StreamState& other : streams_) {
     if (!other.ended) return;
   }
-  actions.push_back(destination::EndEpoch{epoch_, std::move(marker.token)});
+  actions.push_back(destination::EndEpoch{epoch_, std::move(epoch_token_)});
+  epoch_token_.clear();
 }
 
 void DestinationSession::on(destination::EpochEnded&, Actions& actions) {

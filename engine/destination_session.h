@@ -65,7 +65,7 @@ using Event = std::variant<Received, Identity, PlatformBegun, Applied, EpochEnde
 
 struct Send {
   Record record;
-};                      // [LinkLost on failure]
+};  // [LinkLost on failure]
 struct GetIdentity {};  // [Identity, Failed]
 struct BeginPlatform {
   Bytes start;
@@ -86,7 +86,7 @@ struct EndEpoch {
 struct CheckAndLoad {
   Finish finish;
   std::vector<StateBlob> state;
-};                  // [Loaded, Failed]
+};  // [Loaded, Failed]
 struct Run {};      // commit the platform, resume the guest [Ran, Failed]
 struct Discard {};  // [Discarded]
 struct End {
@@ -132,6 +132,7 @@ class DestinationSession {
   struct StreamState {
     std::uint64_t shared_pages = 0;
     std::uint64_t private_pages = 0;
+    bool used = false;  // something of this epoch came on it
     bool ended = false;
   };
 
@@ -181,7 +182,8 @@ class DestinationSession {
   SessionStart start_;
   std::uint32_t epoch_ = 1;  // the epoch whose pages are being applied
   std::vector<StreamState> streams_;
-  PageBitmap seen_;  // pages of this epoch
+  Bytes epoch_token_;  // stream 0 carries it, and may end the epoch before the others
+  PageBitmap seen_;    // pages of this epoch
   std::uint64_t shared_total_ = 0;
   std::uint64_t private_total_ = 0;
   std::uint64_t extra_entries_ = 0;

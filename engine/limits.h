@@ -12,10 +12,10 @@ inline constexpr std::uint64_t kGuestPagesMax = 1ULL << 32;  // 16 TiB
 inline constexpr std::uint32_t kMemoryRangesMax = 64;
 inline constexpr std::uint32_t kVcpusMax = 64;
 
-inline constexpr std::uint32_t kBatchPagesMax = 512;     // TDX GPA list length (tdx fact sheet, 8)
+inline constexpr std::uint32_t kBatchPagesMax = 512;  // TDX GPA list length (tdx fact sheet, 8)
 // Cancellations and metadata of a whole migration, for each page of the guest.
 inline constexpr std::uint64_t kExtraEntriesPerPageMax = 64;
-inline constexpr std::uint32_t kPageAuthBytesMax = 128;  // SEV 52, TDX 24, SNP 64
+inline constexpr std::uint32_t kPageAuthBytesMax = 128;    // SEV 52, TDX 24, SNP 64
 inline constexpr std::uint32_t kBatchAuthBytesMax = 4096;  // TDX MBMD 48
 inline constexpr std::uint32_t kStreamsMax = 16;
 

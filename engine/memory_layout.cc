@@ -57,7 +57,7 @@ std::string MemoryLayout::describe() const {
                         value(base_of(end_of(range))) - 1);
   }
   const std::uint64_t kib = pages_ * (kPageBytes / 1024);
-  if (kib % (1024 * 1024) == 0) return fmt::format("{} ({} GiB)", text, kib / (1024 * 1024));
+  if (kib % (1ULL << 20) == 0) return fmt::format("{} ({} GiB)", text, (kib >> 20));
   if (kib % 1024 == 0) return fmt::format("{} ({} MiB)", text, kib / 1024);
   return fmt::format("{} ({} KiB)", text, kib);
 }

@@ -67,7 +67,7 @@ struct SessionReady {
   friend bool operator==(const SessionReady&, const SessionReady&) = default;
 };
 
-// source → destination, before the EpochEnd of the epoch in which the guest converted the ranges.
+// source → destination, before the first page of the epoch: the class by which its pages travel.
 struct Conversions {
   std::uint32_t epoch = 0;
   std::vector<GfnRange> to_shared;

@@ -29,15 +29,15 @@ struct BatchPlan {
 
 class Round {
  public:
-  // Step 2. `dirty` outlives the round. Private pages may be asked for in larger windows than one batch
-  // (PrivateTraits::prepare_window_pages).
+  // Step 2. `dirty` outlives the round. Private pages may be asked for in larger windows than one
+  // batch (PrivateTraits::prepare_window_pages).
   Round(DirtySet& dirty, std::uint32_t shared_pages_max, std::uint32_t private_pages_max);
 
   std::uint64_t pages() const { return pages_; }  // taken into the round
 
-  // Step 3 for as many pages as their class's limit; empty when the round is over. Pages that are dirty
-  // again already are left out when `skip_redirtied` (they travel in a later epoch anyway) and
-  // counted in skipped_pages().
+  // Step 3 for as many pages as their class's limit; empty when the round is over. Pages that are
+  // dirty again already are left out when `skip_redirtied` (they travel in a later epoch anyway)
+  // and counted in skipped_pages().
   std::optional<BatchPlan> next(const PageMap& map, bool skip_redirtied);
 
   std::uint64_t skipped_pages() const { return skipped_; }

@@ -46,7 +46,7 @@ struct PlatformStarted {
 };
 struct RoundDone {
   RoundStats stats;
-};                       // every page and the EpochEnd are on their way
+};  // every page and the EpochEnd are on their way
 struct RoundStopped {};  // answer to StopRound, unless the round was over before
 struct Surveyed {
   DirtyCounts dirty;

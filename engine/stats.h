@@ -65,7 +65,8 @@ const char* name_of(Outcome outcome);
 struct MigrationReport {
   Outcome outcome = Outcome::kUnfinished;
   std::optional<Error> error = {};
-  std::optional<Error> recovery_error = {};  // returning to the source's guest left something undone
+  std::optional<Error> recovery_error =
+      {};  // returning to the source's guest left something undone
   std::vector<RoundStats> rounds = {};
   DowntimeParts downtime = {};
   std::uint64_t setup_ns = 0;  // connection, negotiation, platform start

@@ -145,7 +145,7 @@ TEST(CodecHostile, RandomBytesAsAnyType) {
       b = random() % 3 == 0 ? static_cast<std::byte>(random()) : std::byte{0};
     std::fill(meta.begin(), meta.begin() + 8, std::byte{0});
     meta[4] = static_cast<std::byte>(words);
-    const auto type = static_cast<std::uint16_t>(1 + random() % 17);
+    const auto type = static_cast<std::uint16_t>(1 + random() % value(RecordType::kPlatformState));
     feed(type, static_cast<std::uint8_t>(random() % 4), meta, Bytes(random() % 2 * kPageBytes),
          tally);
     ASSERT_FALSE(HasFatalFailure()) << record_type_name(type) << " round " << i;

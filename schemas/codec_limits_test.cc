@@ -139,11 +139,11 @@ TEST(CodecLimits, PrivatePages) {
     return error_of<wire::PrivatePages>(
         RecordType::kPrivatePages,
         [&](B b) {
-          b.initGfns(3);
-          auto ops = b.initOps(3);
-          for (unsigned int i = 0; i < 3; ++i) ops[i] = static_cast<kj::byte>(i + 1);
+          b.initGfns(5);
+          auto ops = b.initOps(5);
+          for (unsigned int i = 0; i < 5; ++i) ops[i] = static_cast<kj::byte>(i + 1);
           b.setPageAuthBytes(52);
-          b.initPageAuth(156);
+          b.initPageAuth(260);
           b.setPageBodyBytes(4096);
           spoil(b);
         },
@@ -157,22 +157,34 @@ TEST(CodecLimits, PrivatePages) {
             "PrivatePages.gfns has 0 entries, outside 1 to 512");
   EXPECT_EQ(pages(8192, [](B b) { b.initGfns(513); }),
             "PrivatePages.gfns has 513 entries, outside 1 to 512");
-  EXPECT_EQ(pages(8192, [](B b) { b.initOps(4); }), "PrivatePages.ops has 4 entries for 3 gfns");
-  EXPECT_EQ(pages(8192, [](B b) { b.getOps()[2] = 4; }),
-            "PrivatePages.ops entry 2 is 4, known are 1 to 3");
-  EXPECT_EQ(pages(8192, [](B b) { b.getGfns().set(1, 0x100000000); }),
-            "PrivatePages.gfns entry 1 is gfn 0x100000000, not below 0x100000000");
+  EXPECT_EQ(pages(8192, [](B b) { b.initOps(4); }), "PrivatePages.ops has 4 entries for 5 gfns");
+  EXPECT_EQ(pages(8192, [](B b) { b.getOps()[2] = 0; }),
+            "PrivatePages.ops entry 2 is 0, known are 1 to 5");
+  EXPECT_EQ(pages(8192, [](B b) { b.getOps()[2] = 6; }),
+            "PrivatePages.ops entry 2 is 6, known are 1 to 5");
+  for (const unsigned int entry : {0U, 1U, 3U, 4U}) {  // all but the metadata entry
+    EXPECT_EQ(
+        pages(8192, [&](B b) { b.getGfns().set(entry, 0x100000000); }),
+        fmt::format("PrivatePages.gfns entry {} is gfn 0x100000000, not below 0x100000000", entry));
+  }
   EXPECT_EQ(pages(8192, [](B b) { b.getGfns().set(2, ~std::uint64_t{0}); }), "");
   EXPECT_EQ(pages(8192, [](B b) { b.setPageAuthBytes(129); }),
             "PrivatePages.pageAuthBytes is 129, more than 128");
-  EXPECT_EQ(pages(8192, [](B b) { b.initPageAuth(155); }),
-            "PrivatePages.pageAuth has 155 bytes, 3 entries of 52 make 156");
+  EXPECT_EQ(pages(8192, [](B b) { b.initPageAuth(259); }),
+            "PrivatePages.pageAuth has 259 bytes, 5 entries of 52 make 260");
   EXPECT_EQ(pages(8192, [](B b) { b.initBatchAuth(4097); }),
             "PrivatePages.batchAuth has 4097 bytes, more than 4096");
   EXPECT_EQ(pages(8192, [](B b) { b.setPageBodyBytes(4097); }),
             "PrivatePages has a payload of 8192 bytes, its entries make 8194");
   EXPECT_EQ(pages(8192, [](B b) { b.setPageBodyBytes(0xffffffff); }),
             "PrivatePages.pageBodyBytes is 4294967295, more than 4194304");
+  const auto no_bodies = [](B b) {
+    b.getOps()[0] = 2;
+    b.getOps()[2] = 4;
+    b.setPageBodyBytes(limits::kFramePayloadBytesMax);
+  };
+  EXPECT_EQ(pages(0, no_bodies), "");
+  EXPECT_EQ(pages(4096, no_bodies), "PrivatePages has a payload of 4096 bytes, its entries make 0");
 }
 
 TEST(CodecLimits, SessionRecords) {
@@ -222,6 +234,16 @@ TEST(CodecLimits, StateAndFinish) {
             "size of the state payload is 1048577, more than 1048576");
   EXPECT_EQ(vcpu([](auto b) { b.setIndex(64); }, 0), "VcpuState.index is 64, more than 63");
   EXPECT_EQ(error_of<wire::State>(RecordType::kDeviceState, [](auto b) { b.setIndex(64); }), "");
+  const auto platform = [](const std::function<void(wire::State::Builder)>& spoil,
+                           std::size_t size) {
+    return error_of<wire::State>(RecordType::kPlatformState, spoil, size);
+  };
+  EXPECT_EQ(platform([](auto b) { b.setIndex(~0U); }, limits::kStateBlobBytesMax), "");
+  EXPECT_EQ(platform([](auto) {}, limits::kStateBlobBytesMax + 1),
+            "size of the state payload is 1048577, more than 1048576");
+  const std::string long_text = text(limits::kTextBytesMax + 1);
+  EXPECT_EQ(platform([&](auto b) { b.setName(ptr(long_text)); }, 0),
+            "State.name has 4097 bytes, more than 4096");
   EXPECT_EQ(vcpu([](auto b) { b.setName("x\n"); }, 0),
             "State.name of 2 bytes is not UTF-8 without control characters");
   const auto finish = [](const std::function<void(wire::Finish::Builder)>& spoil) {

@@ -87,12 +87,34 @@ TEST(Codec, StreamAndTypeAreWhatTheRecordSays) {
   EXPECT_EQ(encode(KeepAlive{}).type, 0x8001);
   EXPECT_EQ(encode(StateBlob{StateBlob::Kind::kVcpu, 0, "", 1, {}}).type, 11);
   EXPECT_EQ(encode(StateBlob{StateBlob::Kind::kDevice, 0, "", 1, {}}).type, 12);
+  EXPECT_EQ(encode(StateBlob{StateBlob::Kind::kPlatform, 0, "", 1, {}}).type, 18);
+}
+
+// One entry of every op, and which of them takes a body.
+TEST(Codec, APayloadHoldsABodyForEachImportAndEachMetadataEntry) {
+  const auto expect_body = [](PrivateOp op, std::size_t body_bytes) {
+    const PrivateBatch batch{1, 0, {Gfn{0x10}}, {op}, {}, 3, pattern(3), 16, pattern(body_bytes)};
+    EncodedRecord encoded = encode(batch);
+    auto decoded = decode(encoded);
+    ASSERT_TRUE(decoded.has_value()) << decoded.error().detail;
+    EXPECT_TRUE(**decoded == Record(batch));
+    encoded.payload = pattern(16 - body_bytes);
+    expect_error(decode(encoded),
+                 fmt::format("PrivatePages has a payload of {} bytes, its entries make {}",
+                             16 - body_bytes, body_bytes)
+                     .c_str());
+  };
+  expect_body(PrivateOp::kImport, 16);
+  expect_body(PrivateOp::kCancel, 0);
+  expect_body(PrivateOp::kMetadata, 16);
+  expect_body(PrivateOp::kNothing, 0);
+  expect_body(PrivateOp::kImportEmpty, 0);
 }
 
 TEST(Codec, AnUnknownMandatoryRecordStopsAndAnOptionalOneIsSkipped) {
   const EncodedRecord known = encode(EpochAck{1});
-  expect_error(sealift::decode(0x0012, 0, known.meta, {}),
-               "record type 0x0012 is not known and not optional");
+  expect_error(sealift::decode(0x0013, 0, known.meta, {}),
+               "record type 0x0013 is not known and not optional");
   expect_error(sealift::decode(0, 0, known.meta, {}),
                "record type 0x0000 is not known and not optional");
   for (const int number : {0x8000, 0x8002, 0xffff}) {
@@ -161,12 +183,27 @@ TEST(CodecDeathTest, AssertsItsOwnLimits) {
   EXPECT_DEATH(encode(EpochEnd{1, 1, 0, 0, pattern(1)}), "token");
   EXPECT_DEATH(encode(EpochEnd{1, limits::kStreamsMax, 0, 0, {}}), "stream");
   EXPECT_DEATH(encode(Conversions{1, {{Gfn{0}, 0}}, {}}), "pages");
+  for (const int op : {0, 6}) {
+    PrivateBatch unknown_op = test_records::private_batch(1);
+    unknown_op.ops[0] = PrivateOp{static_cast<std::uint8_t>(op)};
+    EXPECT_DEATH(encode(unknown_op), "kImportEmpty");
+  }
+  PrivateBatch body_of_an_empty_page = test_records::private_batch(1);
+  body_of_an_empty_page.ops[0] = PrivateOp::kImportEmpty;
+  EXPECT_DEATH(encode(body_of_an_empty_page), "body.size");
+  PrivateBatch long_bodies = test_records::private_batch(1);
+  long_bodies.ops[0] = PrivateOp::kCancel;  // no body, so the number alone is too large
+  long_bodies.page_body_bytes = limits::kFramePayloadBytesMax + 1;
+  long_bodies.body.clear();
+  EXPECT_DEATH(encode(long_bodies), "page_body_bytes");
+  EXPECT_DEATH(encode(StateBlob{StateBlob::Kind{4}, 0, "", 1, {}}), "kind");
 }
 
 TEST(RecordType, NamesEveryNumber) {
   EXPECT_STREQ(record_type_name(1), "Hello");
   EXPECT_STREQ(record_type_name(0x8001), "KeepAlive");
-  for (const int number : {0, 0x12, 0x8000, 0x8002, 0xffff}) {
+  EXPECT_STREQ(record_type_name(0x12), "PlatformState");
+  for (const int number : {0, 0x13, 0x8000, 0x8002, 0xffff}) {
     const auto type = static_cast<std::uint16_t>(number);
     EXPECT_STREQ(record_type_name(type), "unknown record");
     EXPECT_FALSE(record_traits(type).known);

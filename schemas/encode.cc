@@ -172,8 +172,10 @@ struct MetaEncoder {
     root.setPageAuth(data_of(batch.page_auth));
     std::uint64_t bodies = 0;
     for (PrivateOp op : batch.ops) {
-      if (op != PrivateOp::kCancel) ++bodies;
+      SEALIFT_ASSERT(op >= PrivateOp::kImport && op <= PrivateOp::kImportEmpty);
+      if (has_body(op)) ++bodies;
     }
+    SEALIFT_ASSERT(batch.page_body_bytes <= limits::kFramePayloadBytesMax);
     SEALIFT_ASSERT(batch.body.size() == bodies * batch.page_body_bytes);
     return builder.finish();
   }
@@ -283,7 +285,10 @@ struct TypeOf {
   RecordType operator()(const EpochEnd&) const { return RecordType::kEpochEnd; }
   RecordType operator()(const EpochAck&) const { return RecordType::kEpochAck; }
   RecordType operator()(const StateBlob& blob) const {
-    return blob.kind == StateBlob::Kind::kVcpu ? RecordType::kVcpuState : RecordType::kDeviceState;
+    if (blob.kind == StateBlob::Kind::kVcpu) return RecordType::kVcpuState;
+    if (blob.kind == StateBlob::Kind::kDevice) return RecordType::kDeviceState;
+    SEALIFT_ASSERT(blob.kind == StateBlob::Kind::kPlatform);
+    return RecordType::kPlatformState;
   }
   RecordType operator()(const Finish&) const { return RecordType::kFinish; }
   RecordType operator()(const Ready&) const { return RecordType::kReady; }

@@ -40,20 +40,26 @@ struct SharedPages {
 struct PrivatePages {
   # Source: pages as the platform's firmware exported them. The receiver hands them to its firmware and learns from
   # that whether they are genuine. Payload: pageBodyBytes for each entry with op 1 or 3, in order of the entries.
+  # Entries with op 1 and 5 are pages: they count in EpochEnd and Finish, and each gfn has at most one in an epoch.
 
   epoch @0 :Epoch;
 
   gfns @1 :List(Gfn);
-  # 1 to the negotiated batchPagesMax entries. For op 3 the number is the platform's own.
+  # 1 to the negotiated batchPagesMax entries, of any ops. For op 3 the number is the platform's own.
 
   ops @2 :Data;
-  # One byte for each gfn: 1 import; 2 cancel, forget what came earlier for this page; 3 platform metadata.
+  # One byte for each gfn:
+  #   1 import: the page's first or newer content;
+  #   2 cancel: forget what came earlier for this page;
+  #   3 platform metadata, no guest page;
+  #   4 nothing: the entry failed at the source and only keeps its place in what batchAuth authenticates;
+  #   5 import empty: the page exists and has no content yet.
 
   pageAuthBytes @3 :UInt32;
   # Bytes of pageAuth for each entry. SEV: 52, the packet header. 0 where pages have none.
 
   pageBodyBytes @4 :UInt32;
-  # Bytes of payload for each entry that has any.
+  # Bytes of payload for each entry with op 1 or 3.
 
   batchAuth @5 :Data;
   # Authenticates the list as a whole (TDX: the MBMD). Empty where the platform has none.
@@ -63,9 +69,10 @@ struct PrivatePages {
 }
 
 struct Conversions {
-  # Source: ranges whose class the guest changed. In epoch 0: the page map at the start, as what differs from all
-  # pages private. An entry says what the range is now, so applying a record twice changes nothing. Within a record no
-  # page is in two ranges. At most 4096 ranges in both lists together; more conversions take more records.
+  # Source: ranges whose class the guest changed, before every page of the same epoch; a page travels by the class that
+  # was announced. In epoch 0: the page map at the start, as what differs from all pages private, before every page of
+  # epoch 1. An entry says what the range is now, so applying a record twice changes nothing. Within a record no page is
+  # in two ranges. At most 4096 ranges in both lists together; more conversions take more records.
 
   epoch @0 :Epoch;
   toShared @1 :List(GfnRange);
@@ -79,8 +86,8 @@ struct EpochEnd {
 
   sharedPages @1 :UInt64;
   privatePages @2 :UInt64;
-  # Pages sent on this stream in this epoch; entries of op 3 do not count. A receiver that counted otherwise refuses
-  # the session.
+  # Pages sent on this stream in this epoch: entries of SharedPages, and of PrivatePages those with op 1 or 5. A
+  # receiver that counted otherwise refuses the session.
 
   token @3 :Data;
   # The platform's epoch token (TDX). On stream 0 only; empty where the platform has none.

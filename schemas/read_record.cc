@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "engine/assert.h"
 #include "engine/limits.h"
 #include "schemas/capnp_compat.h"  // before any capnp header
 #include "schemas/pages.capnp.h"
@@ -201,13 +202,13 @@ Result<Record> read(wire::PrivatePages::Reader root, Frame& frame) {
   batch.stream = frame.stream;
   SEALIFT_TRY(batch.gfns, read_gfns("PrivatePages.gfns", root.getGfns()));
   SEALIFT_TRY(batch.ops, read_enums("PrivatePages.ops", root.getOps(), batch.gfns.size(),
-                                    PrivateOp::kImport, PrivateOp::kMetadata));
+                                    PrivateOp::kImport, PrivateOp::kImportEmpty));
   std::uint64_t bodies = 0;
   for (std::size_t i = 0; i < batch.gfns.size(); ++i) {
     if (batch.ops[i] != PrivateOp::kMetadata) {
       SEALIFT_CHECK(check_gfn("PrivatePages.gfns", i, batch.gfns[i]));
     }
-    if (batch.ops[i] != PrivateOp::kCancel) ++bodies;
+    if (has_body(batch.ops[i])) ++bodies;
   }
   batch.page_auth_bytes = root.getPageAuthBytes();
   batch.page_body_bytes = root.getPageBodyBytes();
@@ -261,14 +262,23 @@ Result<Record> read(wire::EpochAck::Reader root, Frame&) {
   return Record(EpochAck{root.getEpoch()});
 }
 
+// REQUIRES: one of the three types that carry state.
+StateBlob::Kind state_kind(std::uint16_t type) {
+  if (type == value(RecordType::kVcpuState)) return StateBlob::Kind::kVcpu;
+  if (type == value(RecordType::kDeviceState)) return StateBlob::Kind::kDevice;
+  SEALIFT_ASSERT(type == value(RecordType::kPlatformState));
+  return StateBlob::Kind::kPlatform;
+}
+
 Result<Record> read(wire::State::Reader root, Frame& frame) {
-  const bool vcpu = frame.type == value(RecordType::kVcpuState);
   StateBlob blob;
-  blob.kind = vcpu ? StateBlob::Kind::kVcpu : StateBlob::Kind::kDevice;
+  blob.kind = state_kind(frame.type);
   blob.index = root.getIndex();
   blob.version = root.getVersion();
   SEALIFT_TRY(blob.name, read_text("State.name", root.getName()));
-  if (vcpu) SEALIFT_CHECK(check_max("VcpuState.index", blob.index, limits::kVcpusMax - 1));
+  if (blob.kind == StateBlob::Kind::kVcpu) {
+    SEALIFT_CHECK(check_max("VcpuState.index", blob.index, limits::kVcpusMax - 1));
+  }
   SEALIFT_CHECK(
       check_max("size of the state payload", frame.payload.size(), limits::kStateBlobBytesMax));
   blob.bytes = std::move(frame.payload);
@@ -341,6 +351,7 @@ Result<Record> read_message(capnp::MessageReader& message, Frame& frame) {
       return read(message.getRoot<wire::EpochAck>(), frame);
     case RecordType::kVcpuState:
     case RecordType::kDeviceState:
+    case RecordType::kPlatformState:
       return read(message.getRoot<wire::State>(), frame);
     case RecordType::kFinish:
       return read(message.getRoot<wire::Finish>(), frame);

@@ -40,6 +40,8 @@ const char* record_type_name(std::uint16_t type) {
       return "Running";
     case RecordType::kAbort:
       return "Abort";
+    case RecordType::kPlatformState:
+      return "PlatformState";
     case RecordType::kKeepAlive:
       return "KeepAlive";
   }
@@ -59,6 +61,7 @@ RecordTraits record_traits(std::uint16_t type) {
       return {.known = true, .has_payload = false, .any_stream = true};
     case RecordType::kVcpuState:
     case RecordType::kDeviceState:
+    case RecordType::kPlatformState:
       return {.known = true, .has_payload = true, .any_stream = false};
     case RecordType::kHello:
     case RecordType::kSessionStart:

@@ -29,6 +29,7 @@ enum class RecordType : std::uint16_t {
   kHandover = 0x000f,  // the only record that moves the right to run
   kRunning = 0x0010,
   kAbort = 0x0011,
+  kPlatformState = 0x0012,
   kKeepAlive = 0x8001,
 };
 

@@ -104,11 +104,11 @@ struct Finish {
 
   sharedPages @1 :UInt64;
   privatePages @2 :UInt64;
-  # Pages sent in SharedPages and PrivatePages over all epochs and streams; a page sent in two epochs counts twice,
-  # entries of op 3 (platform metadata) do not count.
+  # Pages sent in SharedPages and PrivatePages over all epochs and streams; a page sent in two epochs counts twice.
+  # Of PrivatePages only entries with op 1 or 5 count.
 
   stateItems @3 :UInt32;
-  # VcpuState and DeviceState records sent.
+  # VcpuState, DeviceState and PlatformState records sent.
 
   pageMapDigest @4 :Data;
   # 32 bytes: SHA-256 over the final page map (wire.md, "Finish").

@@ -78,19 +78,19 @@ SharedBatch shared_batch(std::size_t pages) {
   return batch;
 }
 
-PrivateBatch private_batch(std::size_t pages) {
+PrivateBatch private_batch(std::size_t entries) {
   PrivateBatch batch;
   batch.epoch = 7;
   batch.stream = 2;
   std::size_t bodies = 0;
-  for (std::size_t i = 0; i < pages; ++i) {
+  for (std::size_t i = 0; i < entries; ++i) {
     batch.gfns.push_back(Gfn{0x2000 + 5 * i});
-    batch.ops.push_back(PrivateOp{static_cast<std::uint8_t>(1 + i % 3)});
-    bodies += batch.ops.back() == PrivateOp::kCancel ? 0U : 1U;
+    batch.ops.push_back(PrivateOp{static_cast<std::uint8_t>(1 + i % 5)});
+    bodies += i % 5 == 0 || i % 5 == 2 ? 1U : 0U;  // ops 1 and 3
   }
   batch.batch_auth = pattern(48, 2);
   batch.page_auth_bytes = 52;
-  batch.page_auth = pattern(pages * 52, 3);
+  batch.page_auth = pattern(entries * 52, 3);
   batch.page_body_bytes = kPageBytes;
   batch.body = pattern(bodies * kPageBytes, 4);
   return batch;
@@ -116,13 +116,14 @@ std::vector<Record> typical() {
       PlatformStart{pattern(200)},
       SessionReady{},
       shared_batch(5),
-      private_batch(4),
+      private_batch(7),
       Conversions{3, {{Gfn{0x10}, 2}, {Gfn{0x20}, 1}}, {{Gfn{0x100}, 512}}},
       EpochEnd{3, 0, 100, 200, pattern(40)},
       EpochEnd{3, 5, 100, 200, {}},
       EpochAck{3},
       StateBlob{StateBlob::Kind::kVcpu, 2, "sregs2", 1, pattern(320)},
       StateBlob{StateBlob::Kind::kDevice, 1, "serial", 3, pattern(24)},
+      StateBlob{StateBlob::Kind::kPlatform, 3, "vmsa", 2, pattern(48)},
       Finish{9, 1000, 2000, 12, digest(), pattern(64)},
       Ready{1'500'000, 2'500'000},
       Handover{},
@@ -159,6 +160,7 @@ std::vector<Record> largest() {
       EpochAck{kU32Max},
       StateBlob{StateBlob::Kind::kVcpu, limits::kVcpusMax - 1, long_text(), kU32Max, state},
       StateBlob{StateBlob::Kind::kDevice, kU32Max, long_text(), kU32Max, state},
+      StateBlob{StateBlob::Kind::kPlatform, kU32Max, long_text(), kU32Max, state},
       Finish{kU32Max, kU64Max, kU64Max, limits::kStateBlobsMax, digest(), blob},
       Ready{kU64Max, kU64Max},
       Handover{},
@@ -177,16 +179,23 @@ std::vector<Record> smallest() {
   SharedBatch shared;
   shared.gfns = {Gfn{0}};
   shared.encodings = {PageEncoding::kZero};
-  PrivateBatch cancel;
-  cancel.gfns = {Gfn{0}};
-  cancel.ops = {PrivateOp::kCancel};
-  return {hello,           SessionStart{"", 1, false},
-          SessionAccept{}, PlatformStart{},
-          shared,          cancel,
-          Conversions{},   EpochEnd{},
-          EpochAck{},      StateBlob{},
-          Finish{},        Ready{},
-          Running{},       Abort{}};
+  StateBlob platform_state;
+  platform_state.kind = StateBlob::Kind::kPlatform;
+  std::vector<Record> records{hello,           SessionStart{"", 1, false},
+                              SessionAccept{}, PlatformStart{},
+                              shared,          Conversions{},
+                              EpochEnd{},      EpochAck{},
+                              StateBlob{},     platform_state,
+                              Finish{},        Ready{},
+                              Running{},       Abort{}};
+  for (PrivateOp op : {PrivateOp::kImport, PrivateOp::kCancel, PrivateOp::kMetadata,
+                       PrivateOp::kNothing, PrivateOp::kImportEmpty}) {
+    PrivateBatch batch;
+    batch.gfns = {Gfn{0}};
+    batch.ops = {op};
+    records.push_back(std::move(batch));
+  }
+  return records;
 }
 
 }  // namespace sealift::test_records

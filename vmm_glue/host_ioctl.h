@@ -4,7 +4,7 @@
 // Owner:   whoever wires the VMM; outlives every driver that was given it.
 // Threads: any; an implementation serialises what its kernel would serialise.
 // Failure: a result below 0 is -errno. The meaning of the argument's own error fields is the
-// ioctl's.
+//          ioctl's.
 #pragma once
 
 #include <string>

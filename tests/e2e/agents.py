@@ -138,6 +138,16 @@ class AgentTest(unittest.TestCase):
         self.assertEqual(first["at"], "handover")
         self.assertTrue(re.fullmatch("[0-9a-f]{64}", first["memory_sha256"]))
 
+    def move(self, *guest, options=(), source=()):
+        """A whole migration, with everything that must hold after it."""
+        a, b = self.pair(*guest, source=source)
+        done = self.start(a, b, *options)
+        self.assertEqual(done.returncode, 0, done.stderr + a.log() + b.log())
+        self.assert_same_digests(a, b)
+        self.assertEqual(self.json("status", agent=a)["state"], "handed-over")
+        self.assert_runs_and_is_whole(b)
+        return a, b, done
+
     def assert_one_clear_sentence(self, done, code, *parts):
         self.assertEqual(done.returncode, code, done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.startswith("migrate")]

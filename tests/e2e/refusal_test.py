@@ -33,6 +33,16 @@ class RefusalTest(AgentTest):
         c = self.agent("C", "destination", *GUEST, "vcpus=2")
         self.assertIn("vCPU counts differ: C has 2, A has 1", self.start(a, c).stderr)
 
+    def test_another_protocol_version(self):
+        a = self.agent("A", "source", *GUEST)
+        b = self.agent("B", "destination", *GUEST, "--protocol-versions", "7", "9")
+        done = self.start(a, b)
+        self.assertEqual(done.returncode, 3, done.stderr)
+        text = "no common protocol version: B speaks 7 to 9, A speaks 1 to 1"
+        self.assertIn(text, done.stderr)
+        self.assertIn(text, b.log())
+        self.assert_runs_and_is_whole(a)
+
     def test_certificate_of_another_authority(self):
         other = f"{self.work}/other"
         subprocess.run([MIGRATE, "certs", "--dir", other, "--host", "b", "--host", "op", "--name", "127.0.0.1"],

@@ -10,9 +10,7 @@
 namespace sealift::golden {
 namespace {
 
-constexpr std::size_t kTypeAt = 4;
 constexpr std::size_t kVersionAt = 6;
-constexpr std::size_t kStreamAt = 7;
 constexpr std::size_t kMetaBytesAt = 8;
 constexpr std::size_t kPayloadBytesAt = 12;
 constexpr std::size_t kSessionAt = 16;
@@ -107,8 +105,8 @@ void add_broken_records(std::vector<BrokenFile>& files) {
         {std::string("broken/") + name + ".bin", frame_of(record, 0), std::move(message)});
   };
   const EncodedRecord ack = encode(EpochAck{1});
-  add("unknown_mandatory", {0x0012, 0, ack.meta, {}},
-      "at offset 0: record type 0x0012 is not known and not optional");
+  add("unknown_mandatory", {0x0013, 0, ack.meta, {}},
+      "at offset 0: record type 0x0013 is not known and not optional");
   add("type_zero", {0, 0, ack.meta, {}},
       "at offset 0: record type 0x0000 is not known and not optional");
   add("control_record_on_stream_1", {ack.type, 1, ack.meta, {}},
@@ -153,6 +151,19 @@ void add_broken_records(std::vector<BrokenFile>& files) {
   add("text_with_escape",
       replaced(encode(Abort{ErrorClass::kRefused, "sorry", {}}), text("sorry"), text("so\x1b[m")),
       "at offset 0: Abort.detail of 5 bytes is not UTF-8 without control characters");
+  const EncodedRecord one_page =
+      encode(PrivateBatch{1, 0, {Gfn{0x1234567}}, {PrivateOp::kImport}, {}, 0, {}, 8, Bytes(8)});
+  EncodedRecord op = one_page;
+  op.meta[op.meta.size() - 8] = std::byte{6};  // the data of `ops` is the last word
+  add("unknown_op", op, "at offset 0: PrivatePages.ops entry 0 is 6, known are 1 to 5");
+  EncodedRecord no_body = one_page;
+  no_body.meta[no_body.meta.size() - 8] = std::byte{4};
+  add("body_of_an_entry_without", no_body,
+      "at offset 0: PrivatePages has a payload of 8 bytes, its entries make 0");
+  EncodedRecord platform_state = encode(StateBlob{StateBlob::Kind::kPlatform, 0, "vmsa", 1, {}});
+  platform_state.stream = 1;
+  add("platform_state_on_stream_1", platform_state,
+      "at offset 0: PlatformState came on stream 1, only stream 0 may carry it");
   EncodedRecord error_class = encode(Abort{ErrorClass{0x7777}, "", {}});
   add("unknown_error_class", error_class,
       "at offset 0: Abort.errorClass is 30583, known are 1 to 9");

@@ -24,12 +24,12 @@ Digest digest() {
   return digest;
 }
 
-Hello hello(std::string agent) {
+Hello hello(std::string agent, Platform platform = Platform::kSev) {
   return {1,
           1,
           std::move(agent),
           "sealift 0.1.0",
-          Platform::kSev,
+          platform,
           "model",
           kPageBytes,
           {{Gfn{0}, 0xa0}, {Gfn{0x100}, 0xf00}},
@@ -48,17 +48,36 @@ SharedBatch shared_pages(std::uint32_t epoch) {
           counting(kPageBytes, 0)};
 }
 
-// Two pages as SEV exports them, short bodies to keep the file small, and one that became shared.
+// Pages as SEV exports them, with short bodies to keep the file small.
 PrivateBatch private_pages(std::uint32_t epoch, std::uint8_t stream) {
   return {epoch,
           stream,
           {Gfn{0x200}, Gfn{0x201}, Gfn{0x202}},
-          {PrivateOp::kImport, PrivateOp::kCancel, PrivateOp::kMetadata},
-          counting(8, 0x40),
+          {PrivateOp::kImport, PrivateOp::kImport, PrivateOp::kImport},
+          {},
           52,
           counting(std::size_t{3} * 52, 1),
           64,
+          counting(std::size_t{3} * 64, 0x40)};
+}
+
+// One entry of each op; the metadata entry's number is no gfn.
+PrivateBatch private_ops() {
+  return {2,
+          0,
+          {Gfn{0x200}, Gfn{0x201}, Gfn{0xfedcba9876543210}, Gfn{0x202}, Gfn{0x203}},
+          {PrivateOp::kImport, PrivateOp::kImportEmpty, PrivateOp::kMetadata, PrivateOp::kNothing,
+           PrivateOp::kCancel},
+          counting(48, 0x40),
+          24,
+          counting(std::size_t{5} * 24, 1),
+          64,
           counting(128, 0x80)};
+}
+
+// Nothing but a cancellation, for a page that became shared.
+PrivateBatch cancellation(std::uint32_t epoch, Gfn gfn) {
+  return {epoch, 0, {gfn}, {PrivateOp::kCancel}, counting(8, 0x30), 52, counting(52, 3), 64, {}};
 }
 
 StateBlob vcpu_state(std::uint32_t index) {
@@ -66,6 +85,10 @@ StateBlob vcpu_state(std::uint32_t index) {
 }
 
 StateBlob device_state() { return {StateBlob::Kind::kDevice, 0, "serial", 2, counting(12, 9)}; }
+
+StateBlob platform_state() {
+  return {StateBlob::Kind::kPlatform, 1, "tdvps", 1, counting(20, 0x50)};
+}
 
 std::vector<EncodedRecord> encode_all(const std::vector<Record>& records) {
   std::vector<EncodedRecord> encoded;
@@ -88,33 +111,40 @@ GoldenFile session(std::string name, std::vector<Record> records) {
 
 std::vector<Record> source_session() {
   return {
-      hello("rack1-node1"),
+      hello("rack1-node1", Platform::kTdx),
       SessionStart{"database-1", 2, true},
       PlatformStart{counting(24, 0x20)},
       Conversions{0, {{Gfn{0x10}, 0x10}}, {}},
       shared_pages(1),
       private_pages(1, 1),
       EpochEnd{1, 0, 3, 0, counting(8, 0x60)},
-      EpochEnd{1, 1, 0, 2, {}},
+      EpochEnd{1, 1, 0, 3, {}},
       KeepAlive{},
-      Conversions{2, {{Gfn{0x80}, 1}}, {{Gfn{0x1f}, 1}}},
-      SharedBatch{2, 0, {Gfn{0x80}}, {PageEncoding::kZero}, {}},
+      Conversions{2, {{Gfn{0x201}, 1}}, {{Gfn{0x1f}, 1}}},
+      SharedBatch{2, 0, {Gfn{0x201}}, {PageEncoding::kZero}, {}},
       PrivateBatch{
           2, 0, {Gfn{0x1f}}, {PrivateOp::kImport}, {}, 52, counting(52, 2), 64, counting(64, 0x90)},
+      cancellation(2, Gfn{0x201}),
       EpochEnd{2, 0, 1, 1, {}},
       EpochEnd{2, 1, 0, 0, {}},
       vcpu_state(0),
       vcpu_state(1),
       device_state(),
-      Finish{2, 4, 3, 3, digest(), {}},
+      platform_state(),
+      Finish{2, 4, 4, 4, digest(), {}},
       Handover{},
   };
 }
 
 std::vector<Record> destination_session() {
   return {
-      hello("rack2-node7"), SessionAccept{counting(32, 0x10)}, SessionReady{},  EpochAck{1},
-      EpochAck{2},          Ready{1'500'000, 250'000},         Running{90'000},
+      hello("rack2-node7", Platform::kTdx),
+      SessionAccept{counting(32, 0x10)},
+      SessionReady{},
+      EpochAck{1},
+      EpochAck{2},
+      Ready{1'500'000, 250'000},
+      Running{90'000},
   };
 }
 
@@ -132,12 +162,14 @@ std::vector<GoldenFile> golden_files() {
   add("session_ready", SessionReady{});
   add("shared_pages", shared_pages(1));
   add("private_pages", private_pages(1, 1));
+  add("private_ops", private_ops());
   add("conversions", Conversions{2, {{Gfn{0x80}, 1}}, {{Gfn{0x1f}, 1}, {Gfn{0x40}, 8}}});
   add("epoch_end", EpochEnd{1, 0, 3, 2, counting(8, 0x60)});
   add("epoch_ack", EpochAck{1});
   add("vcpu_state", vcpu_state(1));
   add("device_state", device_state());
-  add("finish", Finish{2, 4, 3, 3, digest(), counting(8, 0x70)});
+  add("platform_state", platform_state());
+  add("finish", Finish{2, 4, 4, 4, digest(), counting(8, 0x70)});
   add("ready", Ready{1'500'000, 250'000});
   add("handover", Handover{});
   add("running", Running{90'000});

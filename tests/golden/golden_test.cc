@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "engine/destination_session.h"
+#include "engine/page_map.h"
 #include "tests/golden/golden_files.h"
 
 namespace sealift::golden {
@@ -157,6 +158,74 @@ TEST(Golden, TheDestinationSessionAnswersOneStreamWithTheOther) {
   EXPECT_EQ(world.end->outcome, DestinationOutcome::kRuns)
       << (world.end->error ? world.end->error->detail : "");
   EXPECT_TRUE(world.sent == ours.records);
+}
+
+// The rules of "Epochs" that the receiver of single records cannot see.
+class OrderOfPages {
+ public:
+  void operator()(const Conversions& conversions) {
+    EXPECT_EQ(conversions.epoch, epoch_ == 1 ? 0 : epoch_);
+    EXPECT_FALSE(pages_came_) << "Conversions of epoch " << epoch_ << " after pages of it";
+    for (GfnRange range : conversions.to_shared) convert(range, PageClass::kShared);
+    for (GfnRange range : conversions.to_private) convert(range, PageClass::kPrivate);
+  }
+  void operator()(const SharedBatch& batch) {
+    for (Gfn gfn : batch.gfns) expect_page(gfn, batch.stream, PageClass::kShared);
+  }
+  void operator()(const PrivateBatch& batch) {
+    for (std::size_t i = 0; i < batch.gfns.size(); ++i) {
+      if (is_page(batch.ops[i])) expect_page(batch.gfns[i], batch.stream, PageClass::kPrivate);
+      if (batch.ops[i] != PrivateOp::kCancel) continue;
+      EXPECT_EQ(batch.stream, 0);
+      cancelled_ = true;
+      ++cancellations_;
+    }
+  }
+  void operator()(const EpochEnd& end) {
+    if (end.stream != kStreams - 1) return;
+    ++epoch_;
+    pages_came_ = cancelled_ = false;
+    converted_.clear();
+  }
+  template <class Other>
+  void operator()(const Other&) {}
+
+  int cancellations() const { return cancellations_; }
+  int pages_that_changed_class() const { return changed_; }
+
+ private:
+  static constexpr std::uint8_t kStreams = 2;
+
+  void convert(GfnRange range, PageClass cls) {
+    map_.convert(range, cls);
+    for (std::uint64_t i = 0; i < range.pages; ++i) converted_.insert(range.first + i);
+  }
+  void expect_page(Gfn gfn, std::uint8_t stream, PageClass cls) {
+    pages_came_ = true;
+    EXPECT_EQ(map_.class_of(gfn), cls) << "gfn " << value(gfn) << " in epoch " << epoch_;
+    EXPECT_FALSE(cancelled_ && stream == 0) << "gfn " << value(gfn) << " after cancellations";
+    if (!converted_.contains(gfn)) return;
+    ++changed_;
+    EXPECT_EQ(stream, 0) << "gfn " << value(gfn) << " was converted in epoch " << epoch_;
+  }
+
+  PageMap map_{0x1000};
+  std::set<Gfn> converted_;  // in this epoch
+  std::uint32_t epoch_ = 1;
+  bool pages_came_ = false;  // in this epoch
+  bool cancelled_ = false;
+  int cancellations_ = 0;
+  int changed_ = 0;
+};
+
+TEST(Golden, PagesTravelByTheClassThatWasAnnounced) {
+  const std::vector<GoldenFile> files = golden_files();
+  OrderOfPages order;
+  for (const Record& record : named(files, "wire-v1/source_session.bin").records) {
+    std::visit(order, record);
+  }
+  EXPECT_EQ(order.cancellations(), 1);
+  EXPECT_EQ(order.pages_that_changed_class(), 5);
 }
 
 // The hex block "```example" of docs/spec/wire.md: lines of an offset, a colon and bytes.

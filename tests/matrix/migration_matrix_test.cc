@@ -1,6 +1,7 @@
-// Every workload, platform and back-end, many seeds each: a running guest is migrated between two machines of this
-// process by the production runners, records going through the codec, with conversions in every round. At the hand-over
-// memory and page maps of both sides must be equal, and the guest must find nothing wrong afterwards.
+// Every workload, platform and back-end, many seeds each: a running guest is migrated between two
+// machines of this process by the production runners, records going through the codec, with
+// conversions in every round. At the hand-over memory and page maps of both sides must be equal,
+// and the guest must find nothing wrong afterwards.
 //
 // SEALIFT_SEEDS=N runs N seeds of each cell instead of 100.
 #include <gtest/gtest.h>
@@ -42,12 +43,14 @@ VmConfig config_of(const Cell& cell, std::uint64_t seed) {
   config.seed = seed;
   config.shared_percent = 10;
   config.flips_per_1000 = 100;
-  config.hypercall_form = seed % 3 == 0 ? HypercallForm::kPageEncStatus : HypercallForm::kMapGpaRange;
+  config.hypercall_form =
+      seed % 3 == 0 ? HypercallForm::kPageEncStatus : HypercallForm::kMapGpaRange;
   return config;
 }
 
 GuestView view_of(Vm& vm) {
-  return [&vm](Gfn gfn, std::span<std::byte, kPageBytes> out) { return vm.read_guest_view(gfn, out); };
+  return
+      [&vm](Gfn gfn, std::span<std::byte, kPageBytes> out) { return vm.read_guest_view(gfn, out); };
 }
 
 Hello hello_of(const char* name, const Vm& vm) {
@@ -110,8 +113,8 @@ class Matrix : public ::testing::TestWithParam<Cell> {
     Digest map_before = source_vm.page_map().digest();
     const bool converts = config.platform != Platform::kNone;
     source_end->on_send = [&](Record& record) {
-      const bool ends_live_round = std::holds_alternative<EpochEnd>(record) &&
-                                   source_vm.status().state == VmState::kRunning;
+      const bool ends_live_round =
+          std::holds_alternative<EpochEnd>(record) && source_vm.status().state == VmState::kRunning;
       if (ends_live_round) wait_for_a_conversion(source_vm, map_before, converts);
       through_the_codec(record);
     };
@@ -127,13 +130,14 @@ class Matrix : public ::testing::TestWithParam<Cell> {
       return IncomingGuest{&destination_vm, (*destination)->importer()};
     };
     hooks.about_to_run = [&] {
-      auto digest = digest_of(destination_vm.layout(), destination_vm.page_map(), view_of(destination_vm));
+      auto digest =
+          digest_of(destination_vm.layout(), destination_vm.page_map(), view_of(destination_vm));
       if (digest) at_destination = *digest;
     };
     Progress progress_source, progress_destination;
     SourceRunner sending(settings, source_vm, (*source)->exporter(), *source_end, progress_source);
-    DestinationRunner receiving(hello_of("B", destination_vm), destination_vm.layout(), *destination_end, hooks,
-                                progress_destination);
+    DestinationRunner receiving(hello_of("B", destination_vm), destination_vm.layout(),
+                                *destination_end, hooks, progress_destination);
     DestinationReport received;
     std::jthread receiver([&] { received = receiving.run(); });
     const MigrationReport report = sending.run();
@@ -168,21 +172,23 @@ TEST_P(Matrix, BothSidesAreEqualAndTheGuestFindsNothingWrong) {
     migrate(config_of(GetParam(), seed));
     if (HasFailure()) break;
   }
-  const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - started);
+  const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(
+      std::chrono::steady_clock::now() - started);
   std::printf("%llu migrations in %lld ms\n", static_cast<unsigned long long>(migrations_),
               static_cast<long long>(took.count()));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, Matrix,
-    ::testing::Combine(::testing::Values(Backend::kModel, Backend::kKvm),
-                       ::testing::Values(Platform::kNone, Platform::kSev),
-                       ::testing::Values(Workload::kIdle, Workload::kSweep, Workload::kHotset, Workload::kRandom,
-                                         Workload::kFlipstorm)),
-    [](const ::testing::TestParamInfo<Cell>& cell) {
-      return std::string(name_of(std::get<0>(cell.param))) + "_" + name_of(std::get<1>(cell.param)) + "_" +
-             name_of(std::get<2>(cell.param));
-    });
+INSTANTIATE_TEST_SUITE_P(All, Matrix,
+                         ::testing::Combine(::testing::Values(Backend::kModel, Backend::kKvm),
+                                            ::testing::Values(Platform::kNone, Platform::kSev),
+                                            ::testing::Values(Workload::kIdle, Workload::kSweep,
+                                                              Workload::kHotset, Workload::kRandom,
+                                                              Workload::kFlipstorm)),
+                         [](const ::testing::TestParamInfo<Cell>& cell) {
+                           return std::string(name_of(std::get<0>(cell.param))) + "_" +
+                                  name_of(std::get<1>(cell.param)) + "_" +
+                                  name_of(std::get<2>(cell.param));
+                         });
 
 }  // namespace
 }  // namespace sealift::test

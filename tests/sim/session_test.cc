@@ -356,7 +356,8 @@ TEST(Session, APageOfAnotherClassThanAnnouncedIsRefused) {
       << rig.text();
 }
 
-// What SNP and TDX need beyond pages: entries that are no pages, and state only the firmware can read.
+// What SNP and TDX need beyond pages: entries that are no pages, and state only the firmware can
+// read.
 TEST(Session, CarriesThePlatformsOwnEntriesAndState) {
   Rig rig(9);
   rig.exporter.extras_per_epoch = 7;
@@ -373,7 +374,8 @@ TEST(Session, CarriesThePlatformsOwnEntriesAndState) {
   EXPECT_EQ(rig.destination.loaded_state().size(), 1u);  // the guest's own, without the platform's
 }
 
-// SNP's swap takes pages away, so they leave only while the guest is paused; shared pages go before.
+// SNP's swap takes pages away, so they leave only while the guest is paused; shared pages go
+// before.
 TEST(Session, APlatformWithoutLiveExportSendsPrivatePagesInTheLastRoundOnly) {
   Rig rig(10);
   rig.exporter.own_traits.live_export = false;

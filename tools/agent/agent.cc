@@ -5,6 +5,7 @@
 
 #include "engine/assert.h"
 #include "engine/limits.h"
+#include "tools/agent/capture.h"
 #include "tools/agent/clock.h"
 #include "tools/agent/wire_channel.h"
 
@@ -100,6 +101,8 @@ std::optional<Address> Agent::listen_address() const {
 
 Hello Agent::hello() const {
   Hello hello;
+  hello.version_min = config_.version_min;
+  hello.version_max = config_.version_max;
   hello.agent_name = config_.name;
   hello.build = kBuild;
   hello.platform = config_.guest.vm.platform;
@@ -127,7 +130,7 @@ AgentStatus Agent::status() const {
   return status;
 }
 
-Result<void> Agent::start_migration(MigrateOptions options) {
+Result<void> Agent::start_migration(const MigrateOptions& options) {
   const std::lock_guard work(guest_work_);
   {
     const std::lock_guard lock(mutex_);
@@ -153,7 +156,7 @@ Result<void> Agent::start_migration(MigrateOptions options) {
   return {};
 }
 
-void Agent::run_migration(MigrateOptions options) {
+void Agent::run_migration(const MigrateOptions& options) {
   log_(fmt::format("{} {} to {}", options.check_only ? "checking a migration of" : "migrating",
                    config_.guest.name, to_string(options.to)));
   settle(options, migrate(options));
@@ -187,7 +190,17 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
     failed.total_ns = watch.elapsed_ns();
     return failed;
   }
-  WireChannel channel(std::move(*stream), new_session_id());
+  FrameTap tap;
+  if (!config_.capture_path.empty()) {
+    auto capture = open_capture(config_.capture_path);
+    if (!capture) {
+      failed.outcome = Outcome::kSourceRuns;
+      failed.error = std::move(capture.error());
+      return failed;
+    }
+    tap = std::move(*capture);
+  }
+  WireChannel channel(std::move(*stream), new_session_id(), std::move(tap));
   SourceConfig source;
   source.hello = hello();
   source.guest_name = config_.guest.name;

@@ -37,7 +37,10 @@ struct AgentConfig {
   GuestSpec guest;
   std::optional<Address> listen;  // where guests may arrive
   std::string certs_dir;          // ca.pem, host.pem, host.key; empty: none
-  bool allow_plain_tcp = false;   // tcp without TLS, for tests on a trusted link
+  std::string capture_path;  // the frames an outgoing migration sends are written here; empty: not
+  std::uint16_t version_min = kProtocolVersionMin;  // offered to peers
+  std::uint16_t version_max = kProtocolVersionMax;
+  bool allow_plain_tcp = false;  // tcp without TLS, for tests on a trusted link
 };
 
 struct MigrateOptions {
@@ -89,7 +92,7 @@ class Agent {
   const BackendDecision& backend() const { return backend_; }
   AgentStatus status() const;
   // Returns once the migration is under way; status() tells the rest.
-  Result<void> start_migration(MigrateOptions options);
+  Result<void> start_migration(const MigrateOptions& options);
   // kRefused when there is nothing to cancel (any more).
   Result<void> cancel();
   Result<DigestAnswer> digest(DigestAt at);
@@ -100,7 +103,7 @@ class Agent {
   Result<void> open(bool has_guest);
   Hello hello() const;
 
-  void run_migration(MigrateOptions options);
+  void run_migration(const MigrateOptions& options);
   MigrationReport migrate(const MigrateOptions& options);
   void settle(const MigrateOptions& options, MigrationReport report);
 

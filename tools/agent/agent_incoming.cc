@@ -54,7 +54,7 @@ void Agent::serve_connection(Incoming connection) {
 
   WireChannel channel(std::move(*stream), 0);
   auto progress = std::make_shared<Progress>();
-  bool owned = false;     // this connection is the one that fills the guest's place
+  bool owned = false;  // this connection is the one that fills the guest's place
   DestinationHooks hooks;
   DestinationRunner* self = nullptr;
   hooks.open_guest = [&]() -> Result<IncomingGuest> {

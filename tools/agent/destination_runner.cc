@@ -141,8 +141,9 @@ Result<void> DestinationRunner::write_shared(const SharedBatch& batch) {
 // Both sides classify by what the source announced; a page of the other class would become garbage.
 Result<void> DestinationRunner::check_class(Gfn gfn, PageClass cls) const {
   if (incoming_.guest->page_map().class_of(gfn) == cls) return {};
-  return fail(ErrorClass::kMalformed, "page gfn {:#x} came as {} but was announced as the other class",
-              value(gfn), name_of(cls));
+  return fail(ErrorClass::kMalformed,
+              "page gfn {:#x} came as {} but was announced as the other class", value(gfn),
+              name_of(cls));
 }
 
 void DestinationRunner::perform(destination::ApplyPrivate& action) {
@@ -202,10 +203,9 @@ Result<destination::Loaded> DestinationRunner::check_and_load(destination::Check
   }
   destination::Loaded loaded;
   Stopwatch watch;
-  const auto first_of_platform =
-      std::stable_partition(action.state.begin(), action.state.end(), [](const StateBlob& blob) {
-        return blob.kind != StateBlob::Kind::kPlatform;
-      });
+  const auto first_of_platform = std::stable_partition(
+      action.state.begin(), action.state.end(),
+      [](const StateBlob& blob) { return blob.kind != StateBlob::Kind::kPlatform; });
   std::vector<StateBlob> sealed_state(std::make_move_iterator(first_of_platform),
                                       std::make_move_iterator(action.state.end()));
   action.state.erase(first_of_platform, action.state.end());
@@ -213,7 +213,8 @@ Result<destination::Loaded> DestinationRunner::check_and_load(destination::Check
   if (incoming_.importer != nullptr) {
     SEALIFT_CHECK(incoming_.importer->load_state(std::move(sealed_state)));
   } else if (!sealed_state.empty()) {
-    return fail(ErrorClass::kMalformed, "{} items of platform state came for a guest without a platform",
+    return fail(ErrorClass::kMalformed,
+                "{} items of platform state came for a guest without a platform",
                 sealed_state.size());
   }
   loaded.load_state_ns = watch.lap();

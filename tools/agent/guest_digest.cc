@@ -37,7 +37,7 @@ std::size_t ArrivalDigest::index_of(Gfn gfn) const {
 }
 
 Result<void> ArrivalDigest::update(std::span<const Gfn> gfns, const GuestView& view) {
-  std::array<std::byte, kPageBytes> page;
+  std::array<std::byte, kPageBytes> page{};
   for (Gfn gfn : gfns) {
     SEALIFT_CHECK(view(gfn, page));
     pages_[index_of(gfn)] = sha256(page);

@@ -60,8 +60,8 @@ Result<RoundStats> RoundSender::send_round(std::uint32_t epoch, bool paused) {
   return stats;
 }
 
-// The map is read after the dirty state was cleared: a conversion that this misses marks its pages, and
-// the next epoch announces it before it sends them. Both sides classify by what was announced.
+// The map is read after the dirty state was cleared: a conversion that this misses marks its pages,
+// and the next epoch announces it before it sends them. Both sides classify by what was announced.
 Result<void> RoundSender::announce(std::uint32_t epoch) {
   std::vector<GfnRange> now = guest_.page_map().shared_ranges();
   for (Conversions& record : conversions_between(epoch, announced_ranges_, now)) {
@@ -122,7 +122,7 @@ Result<void> RoundSender::send_shared(std::vector<Gfn> gfns, RoundStats& stats) 
   batch.epoch = stats.epoch;
   batch.gfns = std::move(gfns);
   batch.body.reserve(batch.gfns.size() * kPageBytes);
-  std::array<std::byte, kPageBytes> page;
+  std::array<std::byte, kPageBytes> page{};
   for (Gfn gfn : batch.gfns) {
     SEALIFT_CHECK(guest_.read_plain(gfn, page));
     if (is_zero(page)) {
@@ -169,9 +169,14 @@ Result<void> RoundSender::export_and_send(std::span<const Gfn> gfns, RoundStats&
   SEALIFT_ASSERT(exported.outcomes.size() == gfns.size());
   for (std::size_t i = 0; i < gfns.size(); ++i) {
     switch (exported.outcomes[i]) {
-      case ExportOutcome::kExported: break;
-      case ExportOutcome::kSkipped: ++stats.skipped_pages; break;
-      case ExportOutcome::kRetry: guest_.dirty().mark(gfns[i]); break;
+      case ExportOutcome::kExported:
+        break;
+      case ExportOutcome::kSkipped:
+        ++stats.skipped_pages;
+        break;
+      case ExportOutcome::kRetry:
+        guest_.dirty().mark(gfns[i]);
+        break;
     }
   }
   stats.firmware_commands += exported.firmware_commands;

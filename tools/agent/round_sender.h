@@ -49,9 +49,9 @@ class RoundSender {
   Progress& progress_;
   PrivateTraits traits_;  // of the exporter; the default without one
   std::uint32_t batch_pages_max_ = 1;
-  std::size_t export_pages_ = 16;             // per batch; follows the firmware's measured speed
+  std::size_t export_pages_ = 16;           // per batch; follows the firmware's measured speed
   std::vector<GfnRange> announced_ranges_;  // the page map as the destination knows it …
-  PageMap announced_;                       // … and pages travel by it, so that both sides agree on each
+  PageMap announced_;  // … and pages travel by it, so that both sides agree on each
   std::atomic<bool> stop_{false};
 };
 

@@ -24,6 +24,8 @@ struct Options {
   std::string listen;
   std::string certs;
   std::string guest_file;
+  std::string capture;
+  std::vector<std::uint16_t> versions;
   std::vector<std::string> guest_words;
   bool plain_tcp = false;
 };
@@ -47,6 +49,11 @@ Result<AgentConfig> make_config(const Options& options) {
   SEALIFT_CHECK(apply_guest_words(config.guest, options.guest_words));
   config.has_guest = options.role == "source";
   config.certs_dir = options.certs;
+  config.capture_path = options.capture;
+  if (options.versions.size() == 2) {
+    config.version_min = options.versions[0];
+    config.version_max = options.versions[1];
+  }
   config.allow_plain_tcp = options.plain_tcp;
   if (!options.listen.empty()) {
     SEALIFT_TRY(Address listen, parse_address(options.listen));
@@ -136,6 +143,14 @@ int main(int argc, char** argv) {
                  "folder with ca.pem, host.pem and host.key (see `migrate certs`)");
   app.add_flag("--insecure-plain-tcp", options.plain_tcp,
                "allow tcp without TLS; for tests on a trusted link");
+  app.add_option("--capture", options.capture,
+                 "write the frames of outgoing migrations to this file, for `migrate-dump`; it "
+                 "holds the guest's "
+                 "shared pages as they are");
+  app.add_option("--protocol-versions", options.versions,
+                 "offer only protocol versions MIN to MAX; for tests of upgrades")
+      ->expected(2)
+      ->check(CLI::Range(1, 65535));
   app.add_option("--guest-file", options.guest_file,
                  "TOML file with guest options, at top level or in [guest]");
   app.add_option("guest", options.guest_words,

@@ -88,8 +88,9 @@ struct VcpuMailbox {
   u64 first_bad_gfn;  // kNoGfn: none
   u64 pages_checked;
   u64 conversions;
-  u64 refused;  // conversions that the VMM refused: the class of the pages stayed as it was
-  u64 to_vmm_spare[8];
+  u64 refused;        // conversions that the VMM refused: the class of the pages stayed as it was
+  u64 disagreements;  // steps that found registers and control page apart: memory of another moment
+  u64 to_vmm_spare[7];
 };
 static_assert(sizeof(VcpuMailbox) == 256);
 

@@ -120,6 +120,15 @@ class WorkloadVcpu {
     m_.store(control + kControlRng, m_.reg(Reg::kRng), converts());
   }
 
+  // At every step, before it is overwritten: memory that is old but agrees with itself shows only
+  // here.
+  void compare_control(u64 step, u64 rng) {
+    const u64 control = mine(offsetof(VcpuMailbox, control_gpa));
+    const bool agrees = m_.load(control + kControlStep, converts()) == step &&
+                        m_.load(control + kControlRng, converts()) == rng;
+    if (!agrees) count(offsetof(VcpuMailbox, disagreements));
+  }
+
   // `pages` cut so that [page, page + pages) has no gap in its frame numbers.
   u64 without_gap(u64 page, u64 pages) {
     const u64 gfn = gfn_of(page);
@@ -199,6 +208,7 @@ class WorkloadVcpu {
 
   [[gnu::noinline]] void active_step(u64 step) {
     const bool idle = workload() == static_cast<u64>(Workload::kIdle);
+    compare_control(step - 1, m_.reg(Reg::kRng) - kGolden);
     store_control();
     const u64 draw = mix(m_.reg(Reg::kRng));
     const u64 writable = writable_pages();
@@ -285,7 +295,8 @@ class WorkloadVcpu {
     // A quiet guest does not write its control page while it runs: the page is then merely not from
     // the future.
     const bool in_time = is_quiet() ? saved_step <= step : saved_step == step;
-    if (!in_time || saved_rng != start + saved_step * kGolden ||
+    const bool disagreed = mine(offsetof(VcpuMailbox, disagreements)) != 0;
+    if (disagreed || !in_time || saved_rng != start + saved_step * kGolden ||
         m_.reg(Reg::kRng) != start + step * kGolden || m_.reg(Reg::kVector) != vector_of(step)) {
       found_bad(control / kPageSize);
     }

@@ -1,21 +1,5 @@
-// The two blobs that SEV hosts exchange before pages move. Their layout is normative here until
-// docs/spec/wire.md copies it. All integers are little endian; nothing follows the last field.
-//
-// Identity, from the destination to the source, version 1:
-//   0   u32  version = 1
-//   4   u32  pdh_bytes = 2084
-//   8   u32  chain_bytes = 6252
-//   12  u32  amd_bytes, 0..16384
-//   16       PDH certificate
-//   2100     chain: PEK, OCA, CEK, 2084 bytes each (order of PDH_CERT_EXPORT and of SEND_START)
-//   8352     AMD's certificates, ASK then ARK; empty where the guest's policy asks for no chain
-// Start, from the source to the destination, version 1:
-//   0   u32  version = 1
-//   4   u32  policy of the guest
-//   8   u32  pdh_bytes = 2084
-//   12  u32  session_bytes = 128
-//   16       the source's PDH certificate
-//   2100     session data (vmm_glue/sev/crypto.h)
+// The two blobs that SEV hosts exchange before pages move: the destination's identity and the
+// source's start, version 1 of both. Spec: docs/spec/wire.md, "SEV identity" and "SEV start".
 //
 // Plain values: no ownership, no threads. Failure: a blob with another version or with a length
 // that does not fit gives kMalformed before anything is copied; a PDH that is no certificate gives

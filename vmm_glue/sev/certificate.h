@@ -1,13 +1,14 @@
 // SevCertificate: the 2084-byte SEV certificate, version 1, of OCA, CEK, PEK and PDH.
 //
 // Spec:    AMD SEV API 55766 as read in AMD sev-tool and virtee/sev, checked on the certificates of
-// two
-//          real platforms (Naples, API 0.16; Rome, API 0.22). All integers little endian:
-//            0 version (1) | 4 api_major u8 | 5 api_minor u8 | 6 reserved u16 | 8 usage | 12
-//            algorithm | 16 public key[1028]: 0 curve (2 = P-384) | 4 Qx[72] | 76 Qy[72] | zeros |
-//            1044 slot 1: usage of the signing key | 1048 algorithm | 1052 signature[512] |
-//            1564 slot 2: likewise
-//          A signature covers bytes 0..1043. EC: r[72] | s[72] | zeros, little endian.
+//          two real platforms (Naples, API 0.16; Rome, API 0.22). All integers little endian:
+//     0     version = 1
+//     4     api_major u8, api_minor u8, reserved u16
+//     8     usage, algorithm of the key
+//     16    public key[1028]: curve (2 = P-384), Qx[72], Qy[72], zeros
+//     1044  slot 1: usage of the signing key, algorithm, signature[512]
+//     1564  slot 2: likewise
+//          A signature covers bytes 0..1043. EC signature: r[72], s[72], zeros.
 // Plain values: no ownership, no threads. Failure: parse() of others' bytes gives kPolicy.
 // Not here yet: AMD's RSA certificates (ARK, ASK); the CEK's RSA signature is kept as raw bytes.
 //
@@ -82,8 +83,8 @@ SevCertificate unsigned_certificate(KeyUsage usage, const EcPublicKey& key, std:
 void sign_certificate(SevCertificate& certificate, std::size_t slot, KeyUsage signer,
                       const EcKey& signing_key);
 
-// Why a child does not follow from its parent; kPolicy with the reason in the text. The two kinds
-// matter to the firmware model: form is INVALID_CERTIFICATE, mathematics BAD_SIGNATURE.
+// Does `child` follow from `parent`? The firmware tells two kinds of no apart: a wrong form is
+// INVALID_CERTIFICATE, wrong mathematics BAD_SIGNATURE.
 enum class SignatureVerdict : std::uint8_t { kGood, kBadForm, kBadSignature };
 SignatureVerdict check_signature(const SevCertificate& child, const SevCertificate& parent);
 

@@ -1,15 +1,14 @@
 // One SEV command through KVM or /dev/sev, and the words for its failure.
 //
 // Spec:    Linux 6.1 arch/x86/kvm/svm/sev.c (sev_mem_enc_ioctl) and drivers/crypto/ccp/sev-dev.c:
-// EIO
-//          means that the firmware answered with the status in `.error`; any other errno means that
-//          the kernel refused first and left `.error` as the caller set it. We set it to
+//          EIO means that the firmware answered with the status in `.error`; any other errno means
+//          that the kernel refused first and left `.error` as the caller set it. We set it to
 //          0xffffffff.
 // Owner:   SevVm is a value; its HostIoctl outlives it. sev_fd stays open as long as the VM lives:
 //          KVM keeps the number, not the file, and looks it up again for each command.
 // Threads: any; the kernel serialises all commands of a host.
 // Failure: check() says which command failed, the errno and the firmware's status in hex and in
-// words.
+//          words.
 #pragma once
 
 #include <cstdint>

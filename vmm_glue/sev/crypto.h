@@ -1,10 +1,9 @@
 // The cryptography of SEV migration, to the byte: session data, packets, launch measurement.
 //
 // Spec:    AMD SEV API 55766 as read in AMD sev-tool and virtee/sev, and as a third-party tool
-// decrypts
-//          a stream of real Naples machines (PSPReverse/amd-sev-migration-attack). Little-endian
-//          integers, counter and length of the KDF included; HMAC-SHA-256 with whole tags;
-//          AES-128-CTR with the IV as first counter block, counted as one 128-bit big-endian
+//          decrypts a stream of real Naples machines (PSPReverse/amd-sev-migration-attack).
+//          Little-endian integers, counter and length of the KDF included; HMAC-SHA-256 with whole
+//          tags; AES-128-CTR with the IV as first counter block, counted as one 128-bit big-endian
 //          number; encrypt, then MAC.
 // Owner:   values, and one PacketCipher for each session and side.
 // Threads: functions: any. A PacketCipher: one caller at a time (it reuses its contexts for speed).

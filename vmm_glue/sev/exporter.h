@@ -1,26 +1,22 @@
 // SevExporter: private pages of a SEV guest leave through KVM's SEND_* commands.
 //
 // Spec:    Linux 6.1 arch/x86/kvm/svm/sev.c and
-// Documentation/virt/kvm/x86/amd-memory-encryption.rst;
-//          blobs in vmm_glue/sev/blobs.h; one page travels as a 52-byte packet header in page_auth
-//          and 4096 bytes of ciphertext in body.
+//          Documentation/virt/kvm/x86/amd-memory-encryption.rst; blobs in vmm_glue/sev/blobs.h; one
+//          page travels as a 52-byte packet header in page_auth and 4096 bytes of ciphertext in
+//          body.
 // Owner:   the agent; the SevVm's HostIoctl and fds outlive it. `host_address` gives the host
-// address of
-//          a guest page or null.
+//          address of a guest page or null.
 // Threads: as engine/private_path.h says. cancel() may come while export_batch() runs: the batch
-// stops
-//          after the page in hand.
+//          stops after the page in hand.
 // Failure: any command that fails is an error with errno and firmware status; the caller then
-// cancels.
-//          The MAC of a packet covers neither its address nor its order (55766, packet MAC): the
-//          transport must authenticate both.
+//          cancels. The MAC of a packet covers neither its address nor its order (55766, packet
+//          MAC): the transport must authenticate both.
 //
 // Invariants
 //   I1  Between a successful SEND_START and release() every path of failure leads, by cancel(), to
 //       SEND_CANCEL, never to SEND_FINISH: no command leads from SENT back to RUNNING.
 //   I2  After a call whose effect is in doubt (SEND_START may have succeeded before its copy-out
-//   failed),
-//       GUEST_STATUS decides, not our memory of what we asked for.
+//       failed), GUEST_STATUS decides, not our memory of what we asked for.
 #pragma once
 
 #include <atomic>

@@ -1,14 +1,14 @@
 // SevImporter: private pages enter a SEV guest through KVM's RECEIVE_* commands.
 //
 // Spec:    as vmm_glue/sev/exporter.h. identity() is the identity blob, begin() takes the start
-// blob. Owner:   the agent; the SevVm's HostIoctl and fds outlive it. The VM is prepared (setup.h).
+//          blob.
+// Owner:   the agent; the SevVm's HostIoctl and fds outlive it. The VM is prepared (setup.h).
 // Threads: as engine/private_path.h says.
 // Failure: everything that comes from the peer is checked as a whole before the first page is
-// touched
-//          (kMalformed). A packet whose MAC does not match leaves its page as it was (kMalformed),
-//          the pages before it in the batch are written: the guest cannot run, and the caller
-//          aborts. After abort() every call fails; the owner destroys the VM, which erases its
-//          keys.
+//          touched (kMalformed). A packet whose MAC does not match leaves its page as it was
+//          (kMalformed), the pages before it in the batch are written: the guest cannot run, and
+//          the caller aborts. After abort() every call fails; the owner destroys the VM, which
+//          erases its keys.
 #pragma once
 
 #include <mutex>

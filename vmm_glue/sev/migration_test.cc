@@ -233,6 +233,45 @@ TEST(SevMigration, WhicheverIoctlFailsTheTargetAborts) {
   }
 }
 
+// Changes what the kernel writes back for one command.
+class LyingIoctl final : public HostIoctl {
+ public:
+  using Lie = std::function<void(KvmSevCmd& cmd, int& result)>;
+  LyingIoctl(HostIoctl& inner, Lie lie) : inner_(inner), lie_(std::move(lie)) {}
+  int ioctl(int fd, unsigned long request, void* arg) override {
+    int result = inner_.ioctl(fd, request, arg);
+    if (request == kKvmMemoryEncryptOp) lie_(*static_cast<KvmSevCmd*>(arg), result);
+    return result;
+  }
+
+ private:
+  HostIoctl& inner_;
+  const Lie lie_;
+};
+
+TEST(SevMigration, SessionLengthIsAskedForAndChecked) {
+  Pair pair;
+  const Bytes identity = must(pair.importer.identity());
+  const auto begin_with = [&](LyingIoctl::Lie lie) {
+    LyingIoctl line(pair.source_host, std::move(lie));
+    SevExporter exporter({line, pair.source.vm.vm_fd, pair.source.vm.sev_fd},
+                         pair.source.ram.lookup(), {});
+    const auto begun = exporter.begin(identity);
+    return begun ? std::string() : begun.error().detail;
+  };
+  EXPECT_EQ(begin_with([](KvmSevCmd& cmd, int&) {
+              auto* query = reinterpret_cast<KvmSevSendStart*>(cmd.data);
+              if (query->session_len == kSessionBytes) query->session_len = 160;
+            }),
+            "KVM_SEV_SEND_START asks for 160 bytes of session data instead of 128.");
+  EXPECT_EQ(begin_with([](KvmSevCmd&, int& result) { result = 0; }),
+            "KVM_SEV_SEND_START accepted a length query as if it were a command.");
+  EXPECT_EQ(begin_with([](KvmSevCmd& cmd, int&) { cmd.error = 0x42; }),
+            "KVM_SEV_SEND_START (length query) failed: EIO (Input/output error), firmware status "
+            "0x0042 (unknown).");
+  EXPECT_EQ(pair.source.state(), GuestState::kRunning);
+}
+
 double megabytes_per_second(std::uint64_t pages, std::clock_t took) {
   const double seconds = static_cast<double>(took) / CLOCKS_PER_SEC;
   return static_cast<double>(pages * kPageBytes) / 1e6 / seconds;

@@ -1,12 +1,11 @@
 // Setting up a SEV guest before it is launched or received.
 //
 // Spec:    Linux 6.1 Documentation/virt/kvm/x86/amd-memory-encryption.rst: INIT before any vCPU;
-// every
-//          page of RAM is registered (pinned) before first use, because its ciphertext is bound to
-//          its physical address.
+//          every page of RAM is registered (pinned) before first use, because its ciphertext is
+//          bound to its physical address.
 // Owner:   free functions on a SevVm. Threads: the VMM's setup thread.
 // Failure: kLocalFault with the command, errno and firmware status; the VM is of no further use
-// then.
+//          then.
 #pragma once
 
 #include <array>

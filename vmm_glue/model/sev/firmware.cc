@@ -14,8 +14,6 @@ constexpr std::uint8_t in(PlatformState state) {
 constexpr std::uint8_t in(GuestState state) {
   return static_cast<std::uint8_t>(1u << static_cast<unsigned>(state));
 }
-constexpr std::uint8_t kUp = in(PlatformState::kInit) | in(PlatformState::kWorking);
-constexpr std::uint8_t kAny = kUp | in(PlatformState::kUninit);
 constexpr std::uint8_t kEvery = 0xff;
 
 bool is_set(std::uint8_t mask, unsigned state) { return (mask >> state & 1u) != 0; }
@@ -25,148 +23,46 @@ bool is_set(std::uint8_t mask, unsigned state) { return (mask >> state & 1u) != 
 // State tables of AMD sev-tool. Reserved offsets follow mailbox.h.
 const Firmware::Command* Firmware::find_command(MailboxCommand id) {
   using enum MailboxCommand;
+  using C = Command;
   using F = Firmware;
-  constexpr auto kHandle = Command::Guest::kByHandle;
-  constexpr auto kNone = Command::Guest::kNone;
-  constexpr auto kWorking = in(PlatformState::kWorking);
-  constexpr auto kSendUpdateState = in(GuestState::kSendUpdate);
-  constexpr auto kReceiveUpdateState = in(GuestState::kReceiveUpdate);
+  using Handle = MailboxHandle;
+  constexpr auto kStarted = in(PlatformState::kInit) | in(PlatformState::kWorking);
+  constexpr auto kUp = static_cast<std::uint8_t>(kStarted);
+  constexpr auto kDown = in(PlatformState::kUninit);
+  constexpr auto kNotSent = static_cast<std::uint8_t>(kEvery & ~in(GuestState::kSent));
   constexpr auto kLaunch = in(GuestState::kLaunchUpdate);
   constexpr auto kSecret = in(GuestState::kLaunchSecret);
-  constexpr auto kActivatable = static_cast<std::uint8_t>(kEvery & ~in(GuestState::kSent));
-  constexpr std::uint32_t kNoSend = kPolicyNoSend;
-  static const std::array kCommands = std::to_array<Command>({
-      {kInit, sizeof(MailboxInit), in(PlatformState::kUninit), kNone, 0, 0, false, &F::init, {4}},
-      {kPlatformStatus,
-       sizeof(MailboxPlatformStatus),
-       kAny,
-       kNone,
-       0,
-       0,
-       false,
-       &F::platform_status,
-       {}},
-      {kPdhCertExport,
-       sizeof(MailboxPdhCertExport),
-       kUp,
-       kNone,
-       0,
-       0,
-       false,
-       &F::pdh_cert_export,
-       {12}},
-      {kDecommission,
-       sizeof(MailboxHandle),
-       kWorking,
-       kHandle,
-       kEvery,
-       0,
-       false,
-       &F::decommission,
-       {}},
-      {kActivate,
-       sizeof(MailboxActivate),
-       kWorking,
-       kHandle,
-       kActivatable,
-       0,
-       false,
-       &F::activate,
-       {}},
-      {kDeactivate, sizeof(MailboxHandle), kWorking, kHandle, kEvery, 0, false, &F::deactivate, {}},
-      {kGuestStatus,
-       sizeof(MailboxGuestStatus),
-       kWorking,
-       kHandle,
-       kEvery,
-       0,
-       false,
-       &F::guest_status,
-       {}},
-      {kLaunchStart, sizeof(MailboxStart), kUp, kNone, 0, 0, false, &F::launch_start, {20}},
-      {kLaunchUpdateData,
-       sizeof(MailboxLaunchUpdate),
-       kWorking,
-       kHandle,
-       kLaunch,
-       0,
-       true,
-       &F::launch_update_data,
-       {4}},
-      {kLaunchMeasure,
-       sizeof(MailboxLaunchMeasure),
-       kWorking,
-       kHandle,
-       kLaunch,
-       0,
-       false,
-       &F::launch_measure,
-       {4}},
-      {kLaunchFinish,
-       sizeof(MailboxHandle),
-       kWorking,
-       kHandle,
-       kSecret,
-       0,
-       false,
-       &F::launch_finish,
-       {}},
-      {kSendStart,
-       sizeof(MailboxSendStart),
-       kWorking,
-       kHandle,
-       in(GuestState::kRunning),
-       kNoSend,
-       false,
-       &F::send_start,
-       {20, 36, 52}},
-      {kSendUpdateData,
-       sizeof(MailboxUpdate),
-       kWorking,
-       kHandle,
-       kSendUpdateState,
-       0,
-       true,
-       &F::send_update_data,
-       {4, 20, 36}},
-      {kSendFinish,
-       sizeof(MailboxHandle),
-       kWorking,
-       kHandle,
-       kSendUpdateState,
-       0,
-       false,
-       &F::send_finish,
-       {}},
-      {kSendCancel,
-       sizeof(MailboxHandle),
-       kWorking,
-       kHandle,
-       kSendUpdateState,
-       0,
-       false,
-       &F::send_cancel,
-       {}},
-      {kReceiveStart, sizeof(MailboxStart), kUp, kNone, 0, 0, false, &F::receive_start, {20}},
-      {kReceiveUpdateData,
-       sizeof(MailboxUpdate),
-       kWorking,
-       kHandle,
-       kReceiveUpdateState,
-       0,
-       true,
-       &F::receive_update_data,
-       {4, 20, 36}},
-      {kReceiveFinish,
-       sizeof(MailboxHandle),
-       kWorking,
-       kHandle,
-       kReceiveUpdateState,
-       0,
-       true,
-       &F::receive_finish,
-       {}},
-  });
+  constexpr auto kRunning = in(GuestState::kRunning);
+  constexpr auto kSending = in(GuestState::kSendUpdate);
+  constexpr auto kReceiving = in(GuestState::kReceiveUpdate);
+  static const std::array kCommands = {
+      C::platform<MailboxInit>(kInit, kDown, &F::init, {4}),
+      C::platform<MailboxPlatformStatus>(kPlatformStatus, kEvery, &F::platform_status),
+      C::platform<MailboxPdhCertExport>(kPdhCertExport, kUp, &F::pdh_cert_export, {12}),
+      C::platform<MailboxStart>(kLaunchStart, kUp, &F::launch_start, {20}),
+      C::platform<MailboxStart>(kReceiveStart, kUp, &F::receive_start, {20}),
+
+      C::guest<Handle>(kDecommission, kEvery, &F::decommission),
+      C::guest<MailboxActivate>(kActivate, kNotSent, &F::activate),
+      C::guest<Handle>(kDeactivate, kEvery, &F::deactivate),
+      C::guest<MailboxGuestStatus>(kGuestStatus, kEvery, &F::guest_status),
+
+      C::guest<MailboxLaunchUpdate>(kLaunchUpdateData, kLaunch, &F::launch_update_data, {4})
+          .with_asid(),
+      C::guest<MailboxLaunchMeasure>(kLaunchMeasure, kLaunch, &F::launch_measure, {4}),
+      C::guest<Handle>(kLaunchFinish, kSecret, &F::launch_finish),
+
+      C::guest<MailboxSendStart>(kSendStart, kRunning, &F::send_start, {20, 36, 52})
+          .forbidden_by(kPolicyNoSend),
+      C::guest<MailboxUpdate>(kSendUpdateData, kSending, &F::send_update_data, {4, 20, 36})
+          .with_asid(),
+      C::guest<Handle>(kSendFinish, kSending, &F::send_finish),
+      C::guest<Handle>(kSendCancel, kSending, &F::send_cancel),
+
+      C::guest<MailboxUpdate>(kReceiveUpdateData, kReceiving, &F::receive_update_data, {4, 20, 36})
+          .with_asid(),
+      C::guest<Handle>(kReceiveFinish, kReceiving, &F::receive_finish).with_asid(),
+  };
   const auto found = std::find_if(kCommands.begin(), kCommands.end(),
                                   [&](const Command& command) { return command.id == id; });
   return found == kCommands.end() ? nullptr : &*found;
@@ -206,7 +102,7 @@ Status Firmware::admit(const Command& command, Call& call) {
   for (const std::uint8_t at : command.reserved) {
     if (at != 0 && word(at) != 0) return Status::kInvalidParam;
   }
-  if (command.guest == Command::Guest::kNone) return Status::kSuccess;
+  if (!command.has_guest) return Status::kSuccess;
   const auto found = guests_.find(word(0));
   if (found == guests_.end()) return Status::kInvalidGuest;
   call.guest = &found->second;

@@ -1,26 +1,25 @@
 // Firmware: a software SEV platform behind the PSP mailbox, with real cryptography.
 //
 // Spec:    AMD SEV API 55766 as read in Linux 6.1 drivers/crypto/ccp and include/linux/psp-sev.h
-// (numbers,
-//          buffers, statuses), AMD sev-tool (states, certificates, session), virtee/sev.
+//          (numbers, buffers, statuses), AMD sev-tool (states, certificates, session), virtee/sev.
 // Owner:   one SoftSevHost. Threads: one command at a time (the caller holds the mailbox mutex).
 // Failure: a status word. A command that fails changes nothing: not memory, state, keys or
-// platform.
+//          platform.
 //
 // MODEL CHOICE, where no source at hand says what firmware does:
 //   order of checks  command and platform state (11, 01), reserved fields (16), handle (10), guest
-//   state
-//                    (02), command or policy the platform lacks (15), policy that forbids the
+//                    state (02), command or policy the platform lacks (15), policy that forbids the
 //                    command (07), ASID bound (08), lengths (04), addresses (09), certificates (06,
 //                    0A), policy against certificates and session (07), MACs (0B), then flags (15).
 //   write-back       outputs with status 00 only; with 04 only the required length of a length
-//   query. A
-//                    SEND_UPDATE query gives the header's length and leaves the body's as it came.
+//                    query. A SEND_UPDATE query gives the header's length and leaves the body's as
+//                    it came.
 //   SENT             GUEST_STATUS, DEACTIVATE and DECOMMISSION only.
 //   memory commands  need a bound ASID; whole 16-byte blocks; at most 16 KiB.
 //   packets          16 fresh random bytes of IV each; never compressed, refused with 15 on
-//   receipt. LAUNCH_START     without a session: a random TIK, so that nobody can check the
-//   measurement. handles          counted up, never used twice.
+//                    receipt.
+//   LAUNCH_START     without a session: a random TIK, so that nobody can check the measurement.
+//   handles          counted up, never used twice.
 // Not here yet, each refused rather than ignored: policy bit SEV at SEND_START (no RSA chain: 15),
 // SEV-ES and VMSA commands (15, 11), DF_FLUSH and ASID reuse, LAUNCH_SECRET, DBG_*, attestation,
 // PDH_GEN.

@@ -34,16 +34,49 @@ struct Firmware::Call {
 
 // A row of the command table: what is checked before the handler runs.
 struct Firmware::Command {
-  enum class Guest : std::uint8_t { kNone, kByHandle };
+  using Run = Status (Firmware::*)(Call& call);
+  using Reserved = std::array<std::uint8_t, 3>;  // offsets of u32 fields that must be zero; 0: none
+
   MailboxCommand id;
   std::size_t bytes = 0;
+  Run run = nullptr;
   std::uint8_t platform_states = 0;  // bit for each PlatformState
-  Guest guest = Guest::kNone;
-  std::uint8_t guest_states = 0;  // bit for each GuestState
+  bool has_guest = false;            // the buffer starts with the handle of a guest
+  std::uint8_t guest_states = 0;     // bit for each GuestState
+  Reserved reserved{};
   std::uint32_t forbidding_policy = 0;
   bool needs_asid = false;
-  Status (Firmware::*run)(Call& call) = nullptr;
-  std::array<std::uint8_t, 3> reserved{};  // offsets of u32 fields that must be zero; 0: none
+
+  template <class Buffer>
+  static constexpr Command platform(MailboxCommand id, std::uint8_t states, Run run,
+                                    Reserved reserved = {}) {
+    return {.id = id,
+            .bytes = sizeof(Buffer),
+            .run = run,
+            .platform_states = states,
+            .reserved = reserved};
+  }
+  template <class Buffer>
+  static constexpr Command guest(MailboxCommand id, std::uint8_t states, Run run,
+                                 Reserved reserved = {}) {
+    return {.id = id,
+            .bytes = sizeof(Buffer),
+            .run = run,
+            .platform_states = 1u << static_cast<unsigned>(PlatformState::kWorking),
+            .has_guest = true,
+            .guest_states = states,
+            .reserved = reserved};
+  }
+  constexpr Command forbidden_by(std::uint32_t policy) const {
+    Command out = *this;
+    out.forbidding_policy = policy;
+    return out;
+  }
+  constexpr Command with_asid() const {
+    Command out = *this;
+    out.needs_asid = true;
+    return out;
+  }
 };
 
 inline ByteView kernel_bytes(std::uint64_t address, std::uint32_t bytes) {

@@ -8,12 +8,10 @@
 //
 // Owner:   shared; the key is erased when its last user goes.
 // Threads: any, at once; no lock is held across a page. Blocks that are partly written are read,
-// changed
-//          and written again, so two writers of one block may lose one write (private_memory.h
-//          allows it).
+//          changed and written again, so two writers of one block may lose one write
+//          (private_memory.h allows it).
 // Failure: none. REQUIRES: addresses and sizes are multiples of 8; `spa` is the address of `host`,
-// and
-//          whole 16-byte blocks around the range may be touched.
+//          and whole 16-byte blocks around the range may be touched.
 #pragma once
 
 #include <cstddef>

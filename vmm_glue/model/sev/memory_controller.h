@@ -6,8 +6,7 @@
 // it.
 //
 // Owner:   one SoftSevHost. Threads: any, at once; its own lock is never held while bytes are
-// ciphered
-//          and is not the mailbox's. Failure: see each call.
+//          ciphered and is not the mailbox's. Failure: see each call.
 #pragma once
 
 #include <cstddef>

@@ -1,9 +1,8 @@
 // PlatformIdentity: the keys and certificates of one modelled SEV platform.
 //
 // Spec:    vmm_glue/sev/certificate.h. OCA signs itself, OCA and CEK sign the PEK, the PEK signs
-// the PDH.
-//          The CEK leaves with both signature slots unused: AMD's signature comes from its key
-//          server (AMD sev-tool, sevctl).
+//          the PDH. The CEK leaves with both signature slots unused: AMD's signature comes from its
+//          key server (AMD sev-tool, sevctl).
 // Owner:   one Firmware. Threads: constant after construction.
 // Failure: none.
 // Not here yet: an ASK/ARK hierarchy for the CEK, PEK_CERT_IMPORT, PDH_GEN, PEK_GEN.

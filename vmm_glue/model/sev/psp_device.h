@@ -1,9 +1,8 @@
 // PspDevice: the kernel's driver of the modelled PSP: the mailbox for KVM, /dev/sev for user space.
 //
 // Spec:    Linux 6.1 drivers/crypto/ccp/sev-dev.c. Status other than 0 is EIO with `.error`; the
-// command
-//          buffer is copied back all the same; PDH_CERT_EXPORT initialises the platform when needed
-//          and always copies its lengths back.
+//          command buffer is copied back all the same; PDH_CERT_EXPORT initialises the platform
+//          when needed and always copies its lengths back.
 // Owner:   one SoftSevHost. Threads: the host's mailbox mutex is held. Failure: -errno.
 #pragma once
 

@@ -1,11 +1,11 @@
 // KvmShim: KVM's SEV code of the modelled host, from the ioctl to the mailbox.
 //
 // Spec:    Linux 6.1 arch/x86/kvm/svm/sev.c: order of the checks, errno, what is copied back when.
-// The
-//          kvm_sev_cmd is copied back after the handler in all cases, the commands' own structs
+//          The kvm_sev_cmd is copied back after the handler in all cases, the commands' own structs
 //          only where the kernel does it.
 // Owner:   one SoftSevHost. Threads: the host's mailbox mutex is held, save for the atomics of a
-// Vm. Failure: -errno.
+//          Vm.
+// Failure: -errno.
 #pragma once
 
 #include <atomic>

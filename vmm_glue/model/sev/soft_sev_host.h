@@ -5,23 +5,20 @@
 // hardware.
 //
 // Spec:    KVM side: Linux 6.1 arch/x86/kvm/svm/sev.c and drivers/crypto/ccp/sev-dev.c, errno for
-// errno
-//          (shim.h, psp_device.h). Firmware side: firmware.h, with its MODEL CHOICES. Memory:
+//          errno (shim.h, psp_device.h). Firmware side: firmware.h, with its MODEL CHOICES. Memory:
 //          memory_controller.h and memory_cipher.h.
 // Owner:   the test or the software VMM; outlives every driver and view that uses it.
 // Threads: ioctls of any threads are serialised by one mutex, as the mailbox of a host serialises
-// its
-//          commands; artificial latency is spent under it. guest_state(), may_run() and the views
-//          that guest_view() gives do not take that mutex (guest_view() itself does: ask once).
+//          its commands; artificial latency is spent under it. guest_state(), may_run() and the
+//          views that guest_view() gives do not take that mutex (guest_view() itself does: ask
+//          once).
 // Failure: -errno as the kernel gives it. A view of a destroyed VM is the caller's bug.
 //
 // MODEL CHOICE
 //   fds        numbers from 1 << 24 up, which the kernel does not know; no fd table, so "not open"
-//   and
-//              "not /dev/sev" are both EBADF.
+//              and "not /dev/sev" are both EBADF.
 //   pointers   user pointers are pointers of this process: null is EFAULT, another bad one crashes.
-//   A
-//              guest page (guest_uaddr, LAUNCH_UPDATE_DATA) must lie in a region that this VM
+//              A guest page (guest_uaddr, LAUNCH_UPDATE_DATA) must lie in a region that this VM
 //              registered, else EFAULT; the kernel would pin any mapped page.
 //   may_run    RUNNING or SEND_UPDATE with an ASID bound; no source says when VMRUN works else.
 //   SEV-ES     not on this host: ES_INIT is ENOTTY, the VMSA commands EINVAL.
