@@ -49,12 +49,13 @@ PageMap::PageMap(std::uint64_t span_pages)
 
 PageMap::~PageMap() = default;
 
-// Runs `read` until no conversion ran beside it (a sequence lock: writers are rare, readers never
-// block them). Every store of a conversion is a release and every load of a reader an acquire, so a
-// reader that saw any of it sees the odd version too.
+// Runs `read` with no conversion beside it. First as a sequence lock: every store of a conversion is a
+// release and every load of a reader an acquire, so a reader that saw any of it sees the odd version too.
+// A guest that converts without a pause cannot starve it: after some tries conversions are kept out.
 template <class Read>
 auto PageMap::consistently(Read read) const {
-  for (;;) {
+  constexpr int kOptimisticTries = 16;
+  for (int i = 0; i < kOptimisticTries; ++i) {
     const std::uint64_t before = version_.load(std::memory_order_acquire);
     if (before % 2 == 0) {
       auto result = read();
@@ -62,6 +63,8 @@ auto PageMap::consistently(Read read) const {
     }
     std::this_thread::yield();
   }
+  const std::lock_guard lock(convert_mutex_);
+  return read();
 }
 
 PageClass PageMap::class_of(Gfn gfn) const {

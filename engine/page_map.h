@@ -76,7 +76,7 @@ class PageMap {
 
   std::uint64_t const span_;
   std::vector<Chunk> chunks_;
-  std::mutex convert_mutex_;
+  mutable std::mutex convert_mutex_;
   std::atomic<std::uint64_t> version_{0};  // odd while a conversion is under way
   std::atomic<std::uint64_t> shared_pages_{0};
 };

@@ -110,6 +110,30 @@ class LossTest(AgentTest):
             b.process.send_signal(signal.SIGCONT)
         self.assert_runs_and_is_whole(a)
 
+    def test_cancel_while_connecting(self):
+        """A destination that accepts and says nothing: the TLS handshake hangs until the operator cancels."""
+        a = self.agent("A", "source", *GUEST)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            to = f"tcp:127.0.0.1:{silent.getsockname()[1]}"
+            self.assertEqual(self.migrate("start", "--to", to, "--detach", agent=a).returncode, 0)
+            connection, _ = silent.accept()
+            began = time.monotonic()
+            self.assertEqual(self.migrate("cancel", agent=a).returncode, 0)
+            code, report = self.report(a)
+            self.assertLess(time.monotonic() - began, 2)
+            connection.close()
+        self.assertEqual(code, 5, report)
+        self.assert_runs_and_is_whole(a)
+
+    def test_silent_destination_times_out(self):
+        a = self.agent("A", "source", *GUEST)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            to = f"tcp:127.0.0.1:{silent.getsockname()[1]}"
+            done = self.migrate("start", "--to", to, agent=a)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn(to, done.stderr)
+        self.assert_runs_and_is_whole(a)
+
     def test_killed_source_leaves_an_empty_destination(self):
         a, b = self.pair(*GUEST)
         self.assertEqual(self.start(a, b, "--detach", *NEVER_SWITCHES).returncode, 0)
