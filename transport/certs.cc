@@ -53,7 +53,7 @@ Result<void> make_directory(const std::string& dir) {
 }
 
 Result<KeyPtr> make_key() {
-  KeyPtr key(EVP_EC_gen("P-256"));
+  KeyPtr key(EVP_PKEY_Q_keygen(nullptr, nullptr, "EC", "P-256"));
   if (!key) return openssl_failure("making a private key");
   return key;
 }

@@ -1,9 +1,7 @@
 #include "tools/agent/destination_runner.h"
 
-#include <algorithm>
 #include <array>
 #include <chrono>
-#include <iterator>
 #include <utility>
 
 #include "engine/assert.h"
@@ -203,13 +201,12 @@ Result<destination::Loaded> DestinationRunner::check_and_load(destination::Check
   }
   destination::Loaded loaded;
   Stopwatch watch;
-  const auto first_of_platform = std::stable_partition(
-      action.state.begin(), action.state.end(),
-      [](const StateBlob& blob) { return blob.kind != StateBlob::Kind::kPlatform; });
-  std::vector<StateBlob> sealed_state(std::make_move_iterator(first_of_platform),
-                                      std::make_move_iterator(action.state.end()));
-  action.state.erase(first_of_platform, action.state.end());
-  SEALIFT_CHECK(incoming_.guest->load_state(std::move(action.state)));
+  std::vector<StateBlob> own_state, sealed_state;
+  for (StateBlob& blob : action.state) {
+    const bool sealed = blob.kind == StateBlob::Kind::kPlatform;
+    (sealed ? sealed_state : own_state).push_back(std::move(blob));
+  }
+  SEALIFT_CHECK(incoming_.guest->load_state(std::move(own_state)));
   if (incoming_.importer != nullptr) {
     SEALIFT_CHECK(incoming_.importer->load_state(std::move(sealed_state)));
   } else if (!sealed_state.empty()) {
