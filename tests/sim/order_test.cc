@@ -23,10 +23,11 @@ constexpr std::uint64_t kSeeds = 200;
 // Applies each record to the destination the moment it is sent.
 class DirectChannel : public RecordChannel {
  public:
-  explicit DirectChannel(SimGuest& destination)
-      : destination_(destination), importer_(destination) {}
+  DirectChannel(SimGuest& source, SimGuest& destination)
+      : source_(source), destination_(destination), importer_(destination) {}
 
   Result<void> send(Record record) override {
+    source_.interleave();  // the guest runs while a record leaves
     if (const auto* batch = std::get_if<SharedBatch>(&record)) return apply(*batch);
     if (const auto* batch = std::get_if<PrivateBatch>(&record))
       return importer_.import_batch(*batch);
@@ -58,6 +59,7 @@ class DirectChannel : public RecordChannel {
       destination_.page_map().convert(range, PageClass::kPrivate);
   }
 
+  SimGuest& source_;
   SimGuest& destination_;
   SimImporter importer_;
 };
@@ -69,7 +71,7 @@ std::vector<Gfn> migrate(std::uint64_t seed, Plant plant, unsigned retry_every =
   destination.await_migration();
   SimExporter exporter(source);
   exporter.retry_every = retry_every;
-  DirectChannel channel(destination);
+  DirectChannel channel(source, destination);
   Progress progress;
   RoundSender sender(source, &exporter, channel, progress);
   sender.set_batch_pages_max(16);

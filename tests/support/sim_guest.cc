@@ -94,6 +94,11 @@ PageMap& SimGuest::page_map() {
   return plant_ == Plant::kClassifyBeforeClearing && stale_map_ && running_ ? *stale_map_ : map_;
 }
 
+DirtySet& SimGuest::dirty() {
+  interleave();
+  return dirty_;
+}
+
 Result<void> SimGuest::start_dirty_tracking() {
   tracking_ = true;
   return {};

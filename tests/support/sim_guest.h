@@ -55,7 +55,7 @@ class SimGuest : public GuestPort {
 
   const MemoryLayout& layout() const override { return layout_; }
   PageMap& page_map() override;
-  DirtySet& dirty() override { return dirty_; }
+  DirtySet& dirty() override;
   Result<void> start_dirty_tracking() override;
   Result<void> stop_dirty_tracking() override;
   Result<void> harvest_dirty() override;
