@@ -145,6 +145,8 @@ class AgentTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr + a.log() + b.log())
         self.assert_same_digests(a, b)
         self.assertEqual(self.json("status", agent=a)["state"], "handed-over")
+        # What the guest does came with its memory: the destination does not pass its own defaults off as that.
+        self.assertNotIn("workload", self.json("status", agent=b)["guest"])
         self.assert_runs_and_is_whole(b)
         return a, b, done
 

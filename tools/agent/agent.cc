@@ -122,6 +122,7 @@ AgentStatus Agent::status() const {
   status.backend = backend_;
   status.platform = platform_->describe();
   status.guest = config_.guest;
+  status.launched_here = config_.has_guest;
   if (machine_) status.vm = machine_->vm().status();
   if (state_ == AgentState::kMigrating || state_ == AgentState::kReceiving)
     status.progress = progress_->read();

@@ -69,6 +69,7 @@ struct AgentStatus {
   BackendDecision backend;
   std::string platform;  // what is real and what is modelled
   GuestSpec guest;
+  bool launched_here = false;  // otherwise workload and seed are what its source said, not ours
   std::optional<VmStatus> vm;
   std::optional<ProgressSnapshot> progress;   // while migrating or receiving
   std::optional<MigrationReport> report;      // of the last outgoing migration or check

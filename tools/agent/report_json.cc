@@ -75,14 +75,17 @@ json to_json(const DestinationReport& report) {
   return out;
 }
 
-json to_json(const GuestSpec& spec) {
-  return {{"name", spec.name},
-          {"platform", name_of(spec.vm.platform)},
-          {"backend", name_of(spec.vm.backend)},
-          {"memory_bytes", spec.vm.memory_bytes},
-          {"vcpus", spec.vm.vcpus},
-          {"workload", name_of(spec.vm.workload)},
-          {"seed", spec.vm.seed}};
+json to_json(const GuestSpec& spec, bool launched_here) {
+  json out = {{"name", spec.name},
+              {"platform", name_of(spec.vm.platform)},
+              {"backend", name_of(spec.vm.backend)},
+              {"memory_bytes", spec.vm.memory_bytes},
+              {"vcpus", spec.vm.vcpus}};
+  if (launched_here) {
+    out["workload"] = name_of(spec.vm.workload);
+    out["seed"] = spec.vm.seed;
+  }
+  return out;
 }
 
 }  // namespace
@@ -110,7 +113,7 @@ json to_json(const AgentStatus& status) {
               {"backend", name_of(status.backend.backend)},
               {"backend_reason", status.backend.why},
               {"platform", status.platform},
-              {"guest", to_json(status.guest)}};
+              {"guest", to_json(status.guest, status.launched_here)}};
   if (status.vm) {
     out["vm"] = {{"state", name_of(status.vm->state)},
                  {"booted", status.vm->booted},

@@ -115,13 +115,14 @@ std::string report_text(const json& report, bool check_only) {
 std::string status_text(const json& status) {
   const json guest = status.value("guest", json::object());
   std::string text = fmt::format(
-      "agent {}: {}\nguest {}: platform {}, backend {}, {} MiB, {} vCPUs, workload {}, seed "
-      "{}\nbackend: {}\n"
-      "platform: {}\n",
-      status.value("agent", ""), status.value("state", ""), guest.value("name", ""),
-      guest.value("platform", ""), guest.value("backend", ""), count(guest, "memory_bytes") >> 20,
-      count(guest, "vcpus"), guest.value("workload", ""), count(guest, "seed"),
-      status.value("backend_reason", ""), status.value("platform", ""));
+      "agent {}: {}\nguest {}: platform {}, backend {}, {} MiB, {} vCPUs", status.value("agent", ""),
+      status.value("state", ""), guest.value("name", ""), guest.value("platform", ""),
+      guest.value("backend", ""), count(guest, "memory_bytes") >> 20, count(guest, "vcpus"));
+  if (guest.contains("workload")) {
+    text += fmt::format(", workload {}, seed {}", guest.value("workload", ""), count(guest, "seed"));
+  }
+  text += fmt::format("\nbackend: {}\nplatform: {}\n", status.value("backend_reason", ""),
+                      status.value("platform", ""));
   if (const auto vm = status.find("vm"); vm != status.end()) {
     text += fmt::format("vm: {}{}\n", vm->value("state", ""),
                         vm->contains("reason") ? ": " + vm->value("reason", "") : std::string());
