@@ -329,7 +329,9 @@ void DestinationSession::on(destination::Failed& event, Actions& actions) {
 }
 
 void DestinationSession::on(destination::LinkLost& event, Actions& actions) {
-  give_up(std::move(event.error), false, actions);
+  // Bytes that are no record end the session, but the way to the peer is still open.
+  const bool tell_peer = event.error.cls == ErrorClass::kMalformed;
+  give_up(std::move(event.error), tell_peer, actions);
 }
 
 void DestinationSession::on(destination::CancelRequested&, Actions& actions) {

@@ -151,6 +151,9 @@ class RecordChannel {
   virtual ~RecordChannel() = default;
   virtual Result<void> send(Record record) = 0;
   virtual Result<Record> receive() = 0;
+  // Drops what still comes until the peer closes or shutdown(); for a link that is being ended. From the
+  // thread of receive(), also after that failed.
+  virtual void drain() = 0;
   // From any thread: both directions fail from now on, blocked calls included.
   virtual void shutdown() = 0;
 };

@@ -304,8 +304,14 @@ void SourceSession::on(source::LinkLost& event, Actions& actions) {
     case Phase::kStopping:
     case Phase::kRecovering:
       return;
-    default:
-      return give_up(outcome_of(event.error), std::move(event.error), false, actions);
+    case Phase::kHello:
+      event.error.detail += " before it said Hello; its log says why, if it is a migrate-agent";
+      [[fallthrough]];
+    default: {
+      // Bytes that are no record end the session, but the way to the peer is still open.
+      const bool tell_peer = event.error.cls == ErrorClass::kMalformed;
+      return give_up(outcome_of(event.error), std::move(event.error), tell_peer, actions);
+    }
   }
 }
 

@@ -69,7 +69,7 @@ struct Recovered {
 struct Failed {
   Error error;
 };  // the last action failed on this host
-struct LinkLost {
+struct LinkLost {  // nothing more can be received; kMalformed: the peer can still be told
   Error error;
 };
 struct CancelRequested {};

@@ -20,7 +20,7 @@ class Agent:
     """One migrate-agent. Ready once constructed; .stop() ends it."""
 
     def __init__(self, log_path, name, role, certs, *arguments, control="tcp:127.0.0.1:0", listen="tcp:127.0.0.1:0"):
-        self.name, self.log_path = name, log_path
+        self.name, self.log_path, self.certs = name, log_path, bool(certs)
         command = [AGENT, "--name", name, "--role", role, "--control", control, *arguments]
         if certs:
             command += ["--certs", certs]
@@ -101,7 +101,7 @@ class AgentTest(unittest.TestCase):
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
     def json(self, *arguments, agent):
-        done = self.migrate(*arguments, "--json", agent=agent)
+        done = self.migrate(*arguments, "--json", agent=agent, certs=agent.certs)
         self.assertEqual(done.returncode, 0, done.stderr)
         return json.loads(done.stdout)
 

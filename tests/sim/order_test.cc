@@ -35,6 +35,7 @@ class DirectChannel : public RecordChannel {
     return {};
   }
   Result<Record> receive() override { return fail(ErrorClass::kDisconnected, "one way"); }
+  void drain() override {}
   void shutdown() override {}
 
  private:

@@ -48,6 +48,10 @@ Result<void> MemoryChannel::send(Record record) {
   return link_->send(1 - side_, std::move(record));
 }
 Result<Record> MemoryChannel::receive() { return link_->receive(side_); }
+void MemoryChannel::drain() {
+  while (receive()) {
+  }
+}
 void MemoryChannel::shutdown() { link_->cut(); }
 
 std::pair<std::unique_ptr<MemoryChannel>, std::unique_ptr<MemoryChannel>> make_memory_channels() {

@@ -21,6 +21,7 @@ class MemoryChannel : public RecordChannel {
   MemoryChannel(std::shared_ptr<MemoryLink> link, int side) : link_(std::move(link)), side_(side) {}
   Result<void> send(Record record) override;
   Result<Record> receive() override;
+  void drain() override;
   void shutdown() override;
   // Called before each send with the record; the test may cut the link or alter the record there.
   std::function<void(Record&)> on_send;

@@ -10,8 +10,7 @@ void linger(RecordChannel& channel, std::chrono::milliseconds limit) {
     gone.wait(limit);
     channel.shutdown();
   });
-  while (channel.receive()) {
-  }
+  channel.drain();
   gone.set();
 }
 

@@ -47,7 +47,7 @@ class ShutdownGuard {
   std::jthread thread_;  // last: joined before done_ goes
 };
 
-// Reads and drops records until the peer closes or `limit` passes, then shuts the channel down.
+// Drops what comes until the peer closes or `limit` passes, then shuts the channel down.
 void linger(RecordChannel& channel, std::chrono::milliseconds limit);
 
 }  // namespace sealift

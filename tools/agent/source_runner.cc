@@ -68,6 +68,7 @@ void SourceRunner::read_records() {
     auto record = channel_.receive();
     if (!record) {
       queue_.push(source::LinkLost{std::move(record.error())});
+      channel_.drain();  // what we still say gets through only while the peer's bytes are read
       return;
     }
     queue_.push(source::Received{std::move(*record)});

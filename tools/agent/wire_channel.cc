@@ -1,5 +1,6 @@
 #include "tools/agent/wire_channel.h"
 
+#include <array>
 #include <random>
 #include <utility>
 
@@ -35,6 +36,12 @@ Result<Record> WireChannel::receive() {
     SEALIFT_TRY(std::optional<Record> record,
                 decode(frame.type, frame.stream, frame.meta, std::move(frame.payload)));
     if (record) return std::move(*record);  // otherwise optional and unknown: skipped
+  }
+}
+
+void WireChannel::drain() {
+  std::array<std::byte, 16384> dropped;  // NOLINT(cppcoreguidelines-pro-type-member-init)
+  while (stream_->read_some(dropped)) {
   }
 }
 

@@ -21,6 +21,7 @@ class WireChannel : public RecordChannel {
 
   Result<void> send(Record record) override;
   Result<Record> receive() override;
+  void drain() override;
   void shutdown() override { stream_->shutdown(); }
   std::string peer() const { return stream_->peer(); }
 
