@@ -16,7 +16,7 @@ constexpr std::uint8_t in(GuestState state) {
 }
 constexpr std::uint8_t kEvery = 0xff;
 
-bool is_set(std::uint8_t mask, unsigned state) { return (mask >> state & 1u) != 0; }
+bool is_set(std::uint8_t mask, unsigned state) { return (unsigned{mask} >> state & 1u) != 0; }
 
 }  // namespace
 
