@@ -99,7 +99,8 @@ std::uint64_t predict_ns(const DirtyCounts& dirty, const Rates& rates) {
 Decision decide(const std::vector<RoundStats>& rounds, const Goals& goals) {
   SEALIFT_ASSERT(!rounds.empty());
   const RoundStats& last = rounds.back();
-  const Rates rates = measure_rates(rounds);
+  Rates rates = measure_rates(rounds);
+  if (rates.firmware_pages_per_s <= 0) rates.firmware_pages_per_s = goals.firmware_pages_per_s_hint;
   Decision decision;
   decision.predicted_downtime_ns = predict_ns(last.dirty_after, rates);
   decision.eta = estimate(last, decision.predicted_downtime_ns);

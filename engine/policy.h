@@ -20,6 +20,7 @@ struct Goals {
   std::uint64_t downtime_max_ns = 300'000'000;
   std::uint32_t rounds_max = 30;
   OnStall on_stall = OnStall::kSwitchover;
+  double firmware_pages_per_s_hint = 0;  // used until a round has measured it; 0: unknown
 };
 
 // Pages per second of each class; 0 = not measured yet.

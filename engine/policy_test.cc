@@ -74,6 +74,17 @@ TEST(Policy, StallsWhenTheRestDoesNotShrink) {
   EXPECT_NE(decision.reason.find("no progress"), std::string::npos) << decision.reason;
 }
 
+// A platform that exports nothing live measures nothing live: its own expectation stands in.
+TEST(Policy, UsesTheHintUntilTheFirmwareWasMeasured) {
+  const std::vector<RoundStats> rounds = {round(1000, 0, 0, 100)};
+  Goals goals{300'000'000, 30, OnStall::kCancel};
+  EXPECT_EQ(decide(rounds, goals).step, Step::kAnotherRound);
+  goals.firmware_pages_per_s_hint = 1000;
+  EXPECT_EQ(decide(rounds, goals).step, Step::kSwitchover);
+  EXPECT_EQ(decide({round(1000, 400, 0, 200)}, goals).step,
+            Step::kAnotherRound);  // measured: 400/s
+}
+
 TEST(Policy, TheEtaIsARange) {
   const Decision converging = decide({round(0, 4000, 0, 1000)}, Goals{1, 30, OnStall::kCancel});
   EXPECT_LT(converging.eta.low_ns, converging.eta.high_ns);

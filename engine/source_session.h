@@ -30,7 +30,7 @@ struct SourceConfig {
   Goals goals = {};
   bool check_only = false;
   bool verify = false;
-  bool seal_is_commitment = false;  // PrivateTraits of the platform
+  bool seal_is_commitment = false;  // of the platform; SourceRunner fills it in
   std::uint64_t deadline_ns = 0;    // on the clock of Tick; 0 = none
 };
 

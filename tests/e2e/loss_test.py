@@ -74,10 +74,15 @@ class LossTest(AgentTest):
         watched = self.migrate("watch", "--json", agent=source)
         return watched.returncode, json.loads(watched.stdout.splitlines()[-1])
 
-    def test_killed_destination(self):
+    def pair_sending(self):
+        """Two agents in the live rounds of a migration that would go on for ever."""
         a, b = self.pair(*GUEST)
         self.assertEqual(self.start(a, b, "--detach", *NEVER_SWITCHES).returncode, 0)
         self.wait_sending(a)
+        return a, b
+
+    def test_killed_destination(self):
+        a, b = self.pair_sending()
         b.kill()
         code, report = self.report(a)
         self.assertEqual(code, 1, report)
@@ -87,9 +92,7 @@ class LossTest(AgentTest):
 
     def test_stopped_destination_is_noticed(self):
         """A peer that neither reads nor answers: the idle limit ends it, not a hang."""
-        a, b = self.pair(*GUEST)
-        self.assertEqual(self.start(a, b, "--detach", *NEVER_SWITCHES).returncode, 0)
-        self.wait_sending(a)
+        a, b = self.pair_sending()
         b.process.send_signal(signal.SIGSTOP)
         try:
             began = time.monotonic()
@@ -101,9 +104,7 @@ class LossTest(AgentTest):
             b.process.send_signal(signal.SIGCONT)
 
     def test_cancel_reaches_a_source_whose_destination_is_stopped(self):
-        a, b = self.pair(*GUEST)
-        self.assertEqual(self.start(a, b, "--detach", *NEVER_SWITCHES).returncode, 0)
-        self.wait_sending(a)
+        a, b = self.pair_sending()
         b.process.send_signal(signal.SIGSTOP)
         try:
             began = time.monotonic()

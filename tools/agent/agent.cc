@@ -208,9 +208,6 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
   source.goals = options.goals;
   source.check_only = options.check_only;
   source.verify = options.verify;
-  if (machine->exporter() != nullptr) {
-    source.seal_is_commitment = machine->exporter()->traits().seal_is_commitment;
-  }
   if (options.timeout_ns != 0) source.deadline_ns = steady_now_ns() + options.timeout_ns;
   SourceRunner runner(source, machine->vm(), machine->exporter(), channel, *progress);
   {

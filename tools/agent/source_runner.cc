@@ -16,11 +16,20 @@ constexpr std::chrono::milliseconds kLingerMax{1000};
 // up.
 constexpr std::chrono::milliseconds kStuckSendMax{500};
 
+// What the session has to know of the platform, so that no caller can forget it.
+SourceConfig with_traits(SourceConfig config, const PrivateExporter* exporter) {
+  if (exporter == nullptr) return config;
+  const PrivateTraits traits = exporter->traits();
+  config.seal_is_commitment = traits.seal_is_commitment;
+  config.goals.firmware_pages_per_s_hint = traits.pages_per_s_hint;
+  return config;
+}
+
 }  // namespace
 
 SourceRunner::SourceRunner(SourceConfig config, GuestPort& guest, PrivateExporter* exporter,
                            RecordChannel& channel, Progress& progress)
-    : session_(std::move(config)),
+    : session_(with_traits(std::move(config), exporter)),
       guest_(guest),
       exporter_(exporter),
       channel_(channel),
