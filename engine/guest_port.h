@@ -32,6 +32,12 @@ struct StateBlob {
   friend bool operator==(const StateBlob&, const StateBlob&) = default;
 };
 
+// What a guest says of itself, each in words for people; empty: all is well.
+struct GuestHealth {
+  std::string ended;      // why it will never run again
+  std::string not_ready;  // why it must not be migrated now
+};
+
 class GuestPort {
  public:
   virtual ~GuestPort() = default;
@@ -57,8 +63,12 @@ class GuestPort {
   // (memory attributes …). page_map() is already updated.
   virtual Result<void> apply_conversion(GfnRange range, PageClass cls) = 0;
 
-  virtual Result<void> pause() = 0;   // returns when no vCPU runs and no exit is half done
-  virtual Result<void> resume() = 0;  // fails only when no vCPU has run
+  virtual GuestHealth health() const = 0;  // any thread
+  virtual Result<void> pause() = 0;        // returns when no vCPU runs and no exit is half done
+  virtual Result<void> resume() = 0;       // fails only when no vCPU has run
+  // Keeps the vCPUs from running for `percent` (0 to 99) of the time, until it is set again: a guest
+  // that dirties memory faster than it can be sent is slowed down. Any thread.
+  virtual Result<void> throttle(std::uint32_t percent) = 0;
   virtual Result<std::vector<StateBlob>> save_state() = 0;  // REQUIRES: paused
   virtual Result<void> load_state(std::vector<StateBlob> state) = 0;
 };

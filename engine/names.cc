@@ -28,6 +28,8 @@ const char* name_of(Platform platform) {
       return "snp";
     case Platform::kTdx:
       return "tdx";
+    case Platform::kSwProtected:
+      return "sw-protected";
   }
   return "invalid platform";
 }

@@ -15,6 +15,8 @@ constexpr double kNewestWeight = 0.6;
 // Rounds whose remaining pages do not fall below this share of the best so far count as stalled.
 constexpr double kProgressShare = 0.96;
 constexpr std::size_t kStalledRoundsMax = 5;
+constexpr std::uint32_t kThrottleFirstPercent = 20;
+constexpr std::uint32_t kThrottleStepPercent = 10;
 
 void blend(double& rate, std::uint64_t pages, std::uint64_t ns) {
   if (pages == 0 || ns == 0) return;
@@ -35,11 +37,15 @@ std::string text_of(std::uint64_t ns) {
   return ns == kNever ? std::string("unknown") : fmt::format("{:.0f} ms", seconds(ns) * 1e3);
 }
 
-// How many trailing rounds brought no progress against the best remaining count before them.
+// How many trailing rounds brought no progress against the best remaining count before them. A
+// guest that is throttled further begins anew.
 std::size_t stalled_rounds(const std::vector<RoundStats>& rounds) {
   std::uint64_t best = kNever;
   std::size_t stalled = 0;
+  std::uint32_t throttle_percent = 0;
   for (const RoundStats& round : rounds) {
+    if (round.throttle_percent != throttle_percent) best = kNever;
+    throttle_percent = round.throttle_percent;
     const std::uint64_t left = round.dirty_after.total();
     if (best == kNever || static_cast<double>(left) < kProgressShare * static_cast<double>(best)) {
       best = std::min(best, left);
@@ -103,6 +109,7 @@ Decision decide(const std::vector<RoundStats>& rounds, const Goals& goals) {
   if (rates.firmware_pages_per_s <= 0) rates.firmware_pages_per_s = goals.firmware_pages_per_s_hint;
   Decision decision;
   decision.predicted_downtime_ns = predict_ns(last.dirty_after, rates);
+  decision.throttle_percent = last.throttle_percent;
   decision.eta = estimate(last, decision.predicted_downtime_ns);
   const std::string predicted = text_of(decision.predicted_downtime_ns);
   const std::string budget = text_of(goals.downtime_max_ns);
@@ -113,8 +120,11 @@ Decision decide(const std::vector<RoundStats>& rounds, const Goals& goals) {
                                   last.dirty_after.total(), predicted, budget);
     return decision;
   }
+  const std::uint32_t throttle_max_percent = goals.throttle_max_percent;
+  const bool falls_behind = decision.eta.high_ns == kNever;
+  const bool can_throttle = decision.throttle_percent < throttle_max_percent;
   const bool out_of_rounds = rounds.size() >= goals.rounds_max;
-  if (out_of_rounds || stalled_rounds(rounds) >= kStalledRoundsMax) {
+  if (out_of_rounds || (!can_throttle && stalled_rounds(rounds) >= kStalledRoundsMax)) {
     decision.step = goals.on_stall == OnStall::kSwitchover ? Step::kSwitchover : Step::kGiveUp;
     decision.reason =
         fmt::format("{} after {} rounds, last pages would take {} against a budget of {}: {}",
@@ -124,7 +134,14 @@ Decision decide(const std::vector<RoundStats>& rounds, const Goals& goals) {
   }
   decision.reason =
       fmt::format("last pages would take {} against a budget of {}", predicted, budget);
-  if (decision.eta.high_ns == kNever) decision.reason += ": " + why_not_converging(last, rates);
+  if (falls_behind) decision.reason += ": " + why_not_converging(last, rates);
+  if (can_throttle && (falls_behind || stalled_rounds(rounds) > 0)) {
+    const std::uint32_t step =
+        last.throttle_percent == 0 ? kThrottleFirstPercent : kThrottleStepPercent;
+    decision.throttle_percent = std::min(throttle_max_percent, last.throttle_percent + step);
+    decision.reason +=
+        fmt::format("; its vCPUs are held back for {} % of the time", decision.throttle_percent);
+  }
   return decision;
 }
 

@@ -20,6 +20,9 @@ struct Goals {
   std::uint64_t downtime_max_ns = 300'000'000;
   std::uint32_t rounds_max = 30;
   OnStall on_stall = OnStall::kSwitchover;
+  // How far the guest may be slowed down when it dirties memory faster than it is sent: the largest
+  // share of time its vCPUs are kept from running. 0: never.
+  std::uint32_t throttle_max_percent = 0;
   double firmware_pages_per_s_hint = 0;  // used until a round has measured it; 0: unknown
 };
 
@@ -47,6 +50,7 @@ struct Decision {
   Step step = Step::kAnotherRound;
   std::uint64_t predicted_downtime_ns = 0;
   EtaRange eta;
+  std::uint32_t throttle_percent = 0;  // from now on; never below the last round's
   std::string reason;  // for people: why this step, and why it does not converge when it does not
 };
 

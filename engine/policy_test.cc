@@ -1,5 +1,6 @@
 #include "engine/policy.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstdint>
@@ -83,6 +84,34 @@ TEST(Policy, UsesTheHintUntilTheFirmwareWasMeasured) {
   EXPECT_EQ(decide(rounds, goals).step, Step::kSwitchover);
   EXPECT_EQ(decide({round(1000, 400, 0, 200)}, goals).step,
             Step::kAnotherRound);  // measured: 400/s
+}
+
+// The guest is slowed down step by step, up to what was allowed; only then a stall counts.
+TEST(Policy, ThrottlesAGuestThatOutrunsTheMigration) {
+  Goals goals{1000, 100, OnStall::kCancel};
+  goals.throttle_max_percent = 45;
+  std::vector<RoundStats> rounds;
+  std::vector<std::uint32_t> percents;
+  std::uint32_t percent = 0;
+  Decision decision;
+  for (int i = 0; i < 20 && decision.step == Step::kAnotherRound; ++i) {
+    rounds.push_back(round(0, 800, 0, 800));
+    rounds.back().throttle_percent = percent;
+    decision = decide(rounds, goals);
+    percent = decision.throttle_percent;
+    percents.push_back(percent);
+  }
+  EXPECT_THAT(percents, testing::ElementsAre(20, 30, 40, 45, 45, 45, 45, 45, 45, 45))
+      << decision.reason;
+  EXPECT_EQ(decision.step, Step::kGiveUp);
+}
+
+TEST(Policy, DoesNotThrottleUnlessAskedNorWithoutNeed) {
+  const std::vector<RoundStats> diverging(3, round(0, 800, 0, 900));
+  EXPECT_EQ(decide(diverging, Goals{1000, 100, OnStall::kCancel}).throttle_percent, 0u);
+  Goals goals{1000, 100, OnStall::kCancel};
+  goals.throttle_max_percent = 90;
+  EXPECT_EQ(decide({round(0, 4000, 0, 400)}, goals).throttle_percent, 0u);
 }
 
 TEST(Policy, TheEtaIsARange) {

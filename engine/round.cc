@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <utility>
 
 #include "engine/assert.h"
 
@@ -21,14 +20,12 @@ std::vector<Gfn> take_front(std::vector<Gfn>& from, std::size_t pages) {
 
 Round::Round(DirtySet& dirty, std::uint32_t shared_pages_max, std::uint32_t private_pages_max)
     : dirty_(dirty),
-      taken_(dirty.span_pages()),
-      pages_(0),
+      taken_(dirty.drain()),
       shared_pages_max_(shared_pages_max),
       private_pages_max_(private_pages_max) {
   SEALIFT_ASSERT(shared_pages_max > 0);
   SEALIFT_ASSERT(private_pages_max > 0);
-  dirty.drain(taken_);
-  pages_ = taken_.count();
+  for (const DirtyBlock& block : taken_) pages_ += block.count();
 }
 
 std::optional<BatchPlan> Round::next(const PageMap& map, bool skip_redirtied) {
@@ -43,21 +40,31 @@ std::optional<BatchPlan> Round::next(const PageMap& map, bool skip_redirtied) {
 
 // Classifies until one class has a full batch or the round is exhausted.
 void Round::collect(const PageMap& map, bool skip_redirtied) {
-  auto& words = taken_.words();
-  while (word_ < words.size() && shared_.size() < shared_pages_max_ &&
-         private_.size() < private_pages_max_) {
-    for (std::uint64_t bits = std::exchange(words[word_], 0); bits != 0; bits &= bits - 1) {
-      const Gfn gfn{word_ * 64 + static_cast<std::uint64_t>(std::countr_zero(bits))};
-      if (skip_redirtied && dirty_.is_marked(gfn)) {
-        ++skipped_;
-      } else if (map.class_of(gfn) == PageClass::kShared) {
-        shared_.push_back(gfn);
-      } else {
-        private_.push_back(gfn);
-      }
+  for (; block_ < taken_.size(); ++block_) {
+    DirtyBlock& block = taken_[block_];
+    for (; block.filled != 0; block.filled &= block.filled - 1) {
+      if (shared_.size() >= shared_pages_max_ || private_.size() >= private_pages_max_) return;
+      const auto i = static_cast<std::uint64_t>(std::countr_zero(block.filled));
+      collect_word(map, block.first_word + i, block.words[i], skip_redirtied);
     }
-    ++word_;
   }
+}
+
+void Round::collect_word(const PageMap& map, std::uint64_t word, std::uint64_t bits,
+                         bool skip_redirtied) {
+  const auto append = [word](std::vector<Gfn>& list, std::uint64_t pages) {
+    for (; pages != 0; pages &= pages - 1) {
+      list.push_back(Gfn{word * 64 + static_cast<std::uint64_t>(std::countr_zero(pages))});
+    }
+  };
+  if (skip_redirtied) {
+    const std::uint64_t again = bits & dirty_.marked_bits(word);
+    if (again != 0) skipped_ += static_cast<std::uint64_t>(std::popcount(again));
+    bits &= ~again;
+  }
+  const std::uint64_t shared = map.shared_bits(word);
+  append(shared_, bits & shared);
+  append(private_, bits & ~shared);
 }
 
 }  // namespace sealift

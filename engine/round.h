@@ -12,7 +12,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <optional>
 #include <vector>
 
@@ -44,13 +43,15 @@ class Round {
 
  private:
   void collect(const PageMap& map, bool skip_redirtied);
+  void collect_word(const PageMap& map, std::uint64_t word, std::uint64_t bits,
+                    bool skip_redirtied);
 
   DirtySet& dirty_;
-  PageBitmap taken_;
-  std::uint64_t pages_;
+  std::vector<DirtyBlock> taken_;
+  std::uint64_t pages_ = 0;
   std::uint32_t const shared_pages_max_;
   std::uint32_t const private_pages_max_;
-  std::size_t word_ = 0;
+  std::size_t block_ = 0;  // of taken_; words that were classified are no longer in its `filled`
   std::uint64_t skipped_ = 0;
   std::vector<Gfn> shared_;
   std::vector<Gfn> private_;

@@ -137,6 +137,7 @@ void SourceSession::on(source::RoundDone& event, Actions& actions) {
   SEALIFT_ASSERT(round_running_);
   round_running_ = false;
   rounds_.push_back(event.stats);
+  rounds_.back().throttle_percent = throttle_percent_;
   if (phase_ == Phase::kStopping) return leave(actions);
   if (phase_ == Phase::kFinalRound) {
     phase_ = Phase::kSaving;
@@ -171,6 +172,10 @@ void SourceSession::on(source::Surveyed& event, Actions& actions) {
   decision_ = decide(rounds_, config_.goals);
   switch (decision_->step) {
     case Step::kAnotherRound:
+      if (decision_->throttle_percent != throttle_percent_) {
+        throttle_percent_ = decision_->throttle_percent;
+        actions.push_back(source::Throttle{throttle_percent_});
+      }
       return run_round(false, actions);
     case Step::kSwitchover:
       phase_ = Phase::kPausing;
@@ -321,6 +326,13 @@ void SourceSession::on(source::CancelRequested&, Actions& actions) {
           actions);
 }
 
+void SourceSession::on(source::GuestEnded& event, Actions& actions) {
+  if (phase_ >= Phase::kHandedOver) return;  // its vCPUs do not run here any more, or it is over
+  give_up(Outcome::kGuestEnded,
+          Error{ErrorClass::kLocalFault, fmt::format("the guest terminated: {}", event.why)}, true,
+          actions);
+}
+
 void SourceSession::on(source::Tick& tick, Actions& actions) {
   if (config_.deadline_ns == 0 || tick.now_ns < config_.deadline_ns) return;
   if (phase_ >= Phase::kHandedOver) return;
@@ -353,7 +365,8 @@ void SourceSession::leave(Actions& actions) {
 
 void SourceSession::recover(Bytes abort_token, Actions& actions) {
   phase_ = Phase::kRecovering;
-  actions.push_back(source::Recover{platform_started_, pausing_, std::move(abort_token)});
+  const bool resume = pausing_ && ending_ != Outcome::kGuestEnded;
+  actions.push_back(source::Recover{platform_started_, resume, std::move(abort_token)});
 }
 
 void SourceSession::on(source::Recovered& event, Actions& actions) {

@@ -30,6 +30,9 @@ struct SourceConfig {
   Goals goals = {};
   bool check_only = false;
   bool verify = false;
+  std::uint64_t harvest_every_ns =
+      0;                            // the dirty log, also while a round is sent; 0: between rounds
+  bool ignore_readiness = false;    // migrate although the guest says that it is not ready
   bool seal_is_commitment = false;  // of the platform; SourceRunner fills it in
   std::uint64_t deadline_ns = 0;    // on the clock of Tick; 0 = none
 };
@@ -73,12 +76,15 @@ struct LinkLost {  // nothing more can be received; kMalformed: the peer can sti
   Error error;
 };
 struct CancelRequested {};
+struct GuestEnded {
+  std::string why;
+};
 struct Tick {
   std::uint64_t now_ns = 0;
 };
-using Event =
-    std::variant<LinkUp, Received, PlatformStarted, RoundDone, RoundStopped, Surveyed, Paused,
-                 StateSaved, Sealed, Released, Recovered, Failed, LinkLost, CancelRequested, Tick>;
+using Event = std::variant<LinkUp, Received, PlatformStarted, RoundDone, RoundStopped, Surveyed,
+                           Paused, StateSaved, Sealed, Released, Recovered, Failed, LinkLost,
+                           CancelRequested, GuestEnded, Tick>;
 
 // Actions: what the runner is to do, in order. The event that answers is in brackets.
 struct Send {
@@ -92,6 +98,9 @@ struct RunRound {
   bool paused = false;
 };  // beside this machine [RoundDone, Failed, RoundStopped]
 struct StopRound {};
+struct Throttle {
+  std::uint32_t percent = 0;
+};  // the guest, until Recover or Release [Failed]
 struct Survey {};     // harvest and count [Surveyed, Failed]
 struct Pause {};      // [Paused, Failed]
 struct SaveState {};  // [StateSaved, Failed]
@@ -106,8 +115,8 @@ struct End {
   Outcome outcome = Outcome::kUnfinished;
   std::optional<Error> error;
 };
-using Action = std::variant<Send, StartPlatform, RunRound, StopRound, Survey, Pause, SaveState,
-                            Seal, Release, Recover, End>;
+using Action = std::variant<Send, StartPlatform, RunRound, StopRound, Throttle, Survey, Pause,
+                            SaveState, Seal, Release, Recover, End>;
 
 // In the order of a migration: code compares phases.
 enum class Phase : std::uint8_t {
@@ -168,6 +177,7 @@ class SourceSession {
   void on(source::Failed&, Actions&);
   void on(source::LinkLost&, Actions&);
   void on(source::CancelRequested&, Actions&);
+  void on(source::GuestEnded&, Actions&);
   void on(source::Tick&, Actions&);
 
   void receive(Hello&, Actions&);
@@ -202,6 +212,7 @@ class SourceSession {
   std::vector<RoundStats> rounds_;
   std::optional<Decision> decision_;
   std::uint32_t epoch_ = 0;
+  std::uint32_t throttle_percent_ = 0;
   std::uint32_t state_items_ = 0;
   bool round_running_ = false;
   bool round_acknowledged_ = false;  // an acknowledgement may overtake RoundDone

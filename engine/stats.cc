@@ -1,5 +1,7 @@
 #include "engine/stats.h"
 
+#include <algorithm>
+
 namespace sealift {
 
 const char* name_of(Outcome outcome) {
@@ -22,6 +24,8 @@ const char* name_of(Outcome outcome) {
       return "in doubt";
     case Outcome::kGuestLost:
       return "guest lost";
+    case Outcome::kGuestEnded:
+      return "guest terminated";
   }
   return "invalid outcome";
 }
@@ -40,6 +44,7 @@ RoundStats MigrationReport::totals() const {
     sum.plain_ns += round.plain_ns;
     sum.firmware_ns += round.firmware_ns;
     sum.total_ns += round.total_ns;
+    sum.throttle_percent = std::max(sum.throttle_percent, round.throttle_percent);
     sum.dirty_after = round.dirty_after;
   }
   return sum;

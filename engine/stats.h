@@ -27,6 +27,7 @@ struct RoundStats {
   std::uint64_t plain_ns = 0;     // time spent reading and sending shared pages
   std::uint64_t firmware_ns = 0;  // time spent exporting and sending private pages
   std::uint64_t total_ns = 0;     // until the destination acknowledged the epoch
+  std::uint32_t throttle_percent = 0;  // of the guest's vCPUs, while it was sent
   DirtyCounts dirty_after;        // dirty when the round was over
 
   std::uint64_t sent_pages() const { return shared_pages + zero_pages + private_pages; }
@@ -59,6 +60,7 @@ enum class Outcome : std::uint8_t {
   kTimedOut,    // the operator's limit passed; the guest runs at the source
   kInDoubt,     // the link died after the hand-over was sent: neither side resumes by itself
   kGuestLost,   // paused at the source and cannot be resumed there; the detail says why
+  kGuestEnded,  // it terminated by itself while it was being migrated: there is nothing to run
 };
 const char* name_of(Outcome outcome);
 

@@ -43,7 +43,14 @@ using ByteView = std::span<const std::byte>;
 using MutableBytes = std::span<std::byte>;
 
 // The platform that keeps the guest's memory private. Wire values: append only.
-enum class Platform : std::uint8_t { kNone = 1, kSev = 2, kSevEs = 3, kSnp = 4, kTdx = 5 };
+enum class Platform : std::uint8_t {
+  kNone = 1,
+  kSev = 2,
+  kSevEs = 3,
+  kSnp = 4,
+  kTdx = 5,
+  kSwProtected = 6,  // KVM_X86_SW_PROTECTED_VM: kept by the kernel, exported by the guest's VM itself
+};
 const char* name_of(Platform platform);
 
 }  // namespace sealift

@@ -62,8 +62,9 @@ TEST(CodecLimits, Hello) {
             "Hello.agentName of 5 bytes is not UTF-8 without control characters");
   EXPECT_EQ(hello([](B b) { b.setBackend("\xc3("); }),
             "Hello.backend of 2 bytes is not UTF-8 without control characters");
-  EXPECT_EQ(hello([](B b) { b.setPlatform(0); }), "Hello.platform is 0, known are 1 to 5");
-  EXPECT_EQ(hello([](B b) { b.setPlatform(6); }), "Hello.platform is 6, known are 1 to 5");
+  EXPECT_EQ(hello([](B b) { b.setPlatform(6); }), "");
+  EXPECT_EQ(hello([](B b) { b.setPlatform(0); }), "Hello.platform is 0, known are 1 to 6");
+  EXPECT_EQ(hello([](B b) { b.setPlatform(7); }), "Hello.platform is 7, known are 1 to 6");
   EXPECT_EQ(hello([](B b) { b.setVcpus(65); }), "Hello.vcpus is 65, more than 64");
   EXPECT_EQ(hello([](B b) { b.initMemory(65); }), "Hello.memory has 65 ranges, more than 64");
   EXPECT_EQ(hello([](B b) { b.initMemory(1); }),

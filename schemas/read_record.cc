@@ -140,7 +140,8 @@ Result<Record> read(wire::Hello::Reader root, Frame&) {
   SEALIFT_TRY(hello.agent_name, read_text("Hello.agentName", root.getAgentName()));
   SEALIFT_TRY(hello.build, read_text("Hello.build", root.getBuild()));
   SEALIFT_TRY(hello.platform,
-              read_enum("Hello.platform", root.getPlatform(), Platform::kNone, Platform::kTdx));
+              read_enum("Hello.platform", root.getPlatform(), Platform::kNone,
+                        Platform::kSwProtected));
   SEALIFT_TRY(hello.backend, read_text("Hello.backend", root.getBackend()));
   SEALIFT_TRY(hello.memory,
               read_ranges("Hello.memory", root.getMemory(), limits::kMemoryRangesMax));

@@ -35,8 +35,8 @@ struct Hello {
   # Software and version of the sender. Never compared: behaviour is negotiated by version and features only.
 
   platform @4 :UInt8;
-  # 1 none, 2 SEV, 3 SEV-ES, 4 SEV-SNP, 5 TDX. Must be equal on both sides. A value the receiver does not know makes
-  # the record malformed.
+  # 1 none, 2 SEV, 3 SEV-ES, 4 SEV-SNP, 5 TDX, 6 SW-protected. Must be equal on both sides. A value the receiver does
+  # not know makes the record malformed.
 
   checkOnly @5 :Bool;
   # Source only: it asks whether a migration would be accepted, and ends the session after the Hellos.

@@ -75,6 +75,19 @@ PrivateBatch private_ops() {
           counting(128, 0x80)};
 }
 
+// Pages as a helper inside the guest's VM exports them: sequence number and tag, 24 bytes each.
+PrivateBatch sw_protected_pages() {
+  return {4,
+          0,
+          {Gfn{0x1}, Gfn{0x2}},
+          {PrivateOp::kImport, PrivateOp::kImport},
+          {},
+          24,
+          counting(std::size_t{2} * 24, 7),
+          64,
+          counting(std::size_t{2} * 64, 0x60)};
+}
+
 // Nothing but a cancellation, for a page that became shared.
 PrivateBatch cancellation(std::uint32_t epoch, Gfn gfn) {
   return {epoch, 0, {gfn}, {PrivateOp::kCancel}, counting(8, 0x30), 52, counting(52, 3), 64, {}};
@@ -176,6 +189,8 @@ std::vector<GoldenFile> golden_files() {
   add("abort",
       Abort{ErrorClass::kRefused, "platforms differ: a has sev, b has tdx", counting(8, 1)});
   add("keep_alive", KeepAlive{});
+  add("hello_sw_protected", hello("rack1-node1", Platform::kSwProtected));
+  add("sw_protected_pages", sw_protected_pages());
   files.push_back(session("source_session", source_session()));
   files.push_back(session("destination_session", destination_session()));
   return files;

@@ -155,6 +155,11 @@ Result<void> SimGuest::resume() {
   return {};
 }
 
+Result<void> SimGuest::throttle(std::uint32_t percent) {
+  throttle_percent_ = percent;
+  return {};
+}
+
 Result<std::vector<StateBlob>> SimGuest::save_state() {
   StateBlob blob;
   blob.name = "sim";

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -62,8 +63,12 @@ class SimGuest : public GuestPort {
   Result<void> read_plain(Gfn gfn, std::span<std::byte, kPageBytes> out) override;
   Result<void> write_plain(Gfn gfn, std::span<const std::byte, kPageBytes> in) override;
   Result<void> apply_conversion(GfnRange, PageClass) override { return {}; }
+  GuestHealth health() const override { return own_health; }
+  GuestHealth own_health;
   Result<void> pause() override;
   Result<void> resume() override;
+  Result<void> throttle(std::uint32_t percent) override;
+  std::uint32_t throttle_percent() const { return throttle_percent_; }
   Result<std::vector<StateBlob>> save_state() override;
   Result<void> load_state(std::vector<StateBlob> state) override;
 
@@ -85,6 +90,7 @@ class SimGuest : public GuestPort {
   std::uint64_t host_key_;
   std::mt19937_64 random_;
   unsigned steps_max_ = 4;
+  std::uint32_t throttle_percent_ = 0;
   std::uint64_t writes_ = 0;
   bool running_ = true;
   bool tracking_ = false;

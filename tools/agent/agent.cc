@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kBootMax{120'000};
 constexpr std::chrono::milliseconds kSelfCheckMax{120'000};
+constexpr std::uint64_t kHarvestEvery_ns = 100'000'000;
 constexpr Millis kConnectMax{5'000};
 constexpr Millis kPeerSilentMax{10'000};
 constexpr const char* kBuild = "sealift 0.1.0";
@@ -49,6 +50,8 @@ const char* name_of(AgentState state) {
       return "in-doubt";
     case AgentState::kLost:
       return "lost";
+    case AgentState::kTerminated:
+      return "terminated";
   }
   return "invalid state";
 }
@@ -124,6 +127,9 @@ AgentStatus Agent::status() const {
   status.guest = config_.guest;
   status.launched_here = config_.has_guest;
   if (machine_) status.vm = machine_->vm().status();
+  if (state_ == AgentState::kRunning && status.vm && status.vm->state == VmState::kTerminated) {
+    status.state = AgentState::kTerminated;
+  }
   if (state_ == AgentState::kMigrating || state_ == AgentState::kReceiving)
     status.progress = progress_->read();
   status.report = report_;
@@ -139,9 +145,14 @@ Result<void> Agent::start_migration(const MigrateOptions& options) {
       return fail(ErrorClass::kRefused, "{} has no running guest to migrate: it is {}",
                   config_.name, name_of(state_));
     }
-    if (const VmStatus vm = machine_->vm().status(); vm.state == VmState::kTerminated) {
+    const GuestHealth health = machine_->vm().health();
+    if (!health.ended.empty()) {
       return fail(ErrorClass::kRefused, "the guest of {} has terminated: {}", config_.name,
-                  vm.reason);
+                  health.ended);
+    }
+    if (!health.not_ready.empty() && !options.ignore_readiness) {
+      return fail(ErrorClass::kRefused, "the guest of {} is not ready to be migrated: {}",
+                  config_.name, health.not_ready);
     }
     if (options.to.kind == Address::Kind::kTcp && !tls_client_ && !config_.allow_plain_tcp) {
       return fail(ErrorClass::kPolicy,
@@ -208,6 +219,8 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
   source.goals = options.goals;
   source.check_only = options.check_only;
   source.verify = options.verify;
+  source.harvest_every_ns = kHarvestEvery_ns;
+  source.ignore_readiness = options.ignore_readiness;
   if (options.timeout_ns != 0) source.deadline_ns = steady_now_ns() + options.timeout_ns;
   SourceRunner runner(source, machine->vm(), machine->exporter(), channel, *progress);
   {

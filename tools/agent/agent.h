@@ -47,6 +47,7 @@ struct MigrateOptions {
   Address to;
   bool check_only = false;
   bool verify = true;
+  bool ignore_readiness = false;  // migrate a guest that says it is not ready
   Goals goals;
   std::uint64_t timeout_ns = 0;  // 0: none
 };
@@ -60,6 +61,7 @@ enum class AgentState : std::uint8_t {
                 // ends
   kInDoubt,     // the guest is paused here and may run elsewhere
   kLost,        // paused here and cannot be resumed
+  kTerminated,  // the guest ended by itself
 };
 const char* name_of(AgentState state);
 

@@ -5,6 +5,7 @@
 
 #include "engine/limits.h"
 #include "tools/agent/report_json.h"
+#include "vmm_glue/vmm/run_control.h"
 
 namespace sealift {
 
@@ -93,11 +94,15 @@ Result<MigrateOptions> parse_migrate(const std::string& text) {
   SEALIFT_TRY(options.to, parse_address(to));
   SEALIFT_CHECK(take_bool(body, "check_only", options.check_only));
   SEALIFT_CHECK(take_bool(body, "verify", options.verify));
+  SEALIFT_CHECK(take_bool(body, "ignore_readiness", options.ignore_readiness));
   std::uint64_t downtime_ms = options.goals.downtime_max_ns / 1'000'000;
   std::uint64_t rounds_max = options.goals.rounds_max;
+  std::uint64_t throttle_max = options.goals.throttle_max_percent;
   std::uint64_t timeout_ms = 0;
   SEALIFT_CHECK(take_number(body, "downtime_ms", kTimeMax_ms, downtime_ms));
   SEALIFT_CHECK(take_number(body, "rounds_max", limits::kRoundsMax, rounds_max));
+  SEALIFT_CHECK(
+      take_number(body, "throttle_max_percent", RunControl::kThrottlePercentMax, throttle_max));
   SEALIFT_CHECK(take_number(body, "timeout_ms", kTimeMax_ms, timeout_ms));
   if (rounds_max == 0)
     return fail(ErrorClass::kUsage, "rounds_max is 0; at least one round is needed");
@@ -111,6 +116,7 @@ Result<MigrateOptions> parse_migrate(const std::string& text) {
     return fail(ErrorClass::kUsage, "\"{}\" is not an option of a migration", body.begin().key());
   options.goals.downtime_max_ns = downtime_ms * 1'000'000;
   options.goals.rounds_max = static_cast<std::uint32_t>(rounds_max);
+  options.goals.throttle_max_percent = static_cast<std::uint32_t>(throttle_max);
   options.timeout_ns = timeout_ms * 1'000'000;
   return options;
 }

@@ -1,7 +1,7 @@
 // The agent's control API: HTTP requests to calls of Agent, answers as JSON.
 //
 //   GET  /v1/status
-//   POST /v1/migrate   {"to": "tcp:HOST:PORT", "check_only", "verify", "downtime_ms", "rounds_max",
+//   POST /v1/migrate   {"to": "tcp:HOST:PORT", "check_only", "verify", "downtime_ms", "rounds_max", "throttle_max_percent", "ignore_readiness",
 //   "on_stall", "timeout_ms"} POST /v1/cancel GET  /v1/digest    ?at=now | ?at=handover POST
 //   /v1/verify    asks the guest to check its own memory
 //

@@ -34,6 +34,12 @@ Result<BackendChoice> parse_backend_choice(std::string_view text) {
   return fail(ErrorClass::kUsage, "backend={} is not known; use kvm, model or auto", text);
 }
 
+Result<bool> parse_switch(std::string_view key, std::string_view text) {
+  if (text == "on") return true;
+  if (text == "off") return false;
+  return fail(ErrorClass::kUsage, "{}={} is neither on nor off", key, text);
+}
+
 Result<HypercallForm> parse_form(std::string_view text) {
   if (text == "map-gpa-range") return HypercallForm::kMapGpaRange;
   if (text == "page-enc-status") return HypercallForm::kPageEncStatus;
@@ -64,6 +70,26 @@ const char* const kGuestSpecHelp =
     "  flips=N             conversions in 1000 steps (idle 0, flipstorm 500, others 2)\n"
     "  spin=N              register-only work between two steps: holds the rate of writes down "
     "(0)\n"
+    "  hypercall-by=auto|mmio|vmcall|vmmcall\n"
+    "                      instruction of the guest's hypercalls; auto tries what this KVM hands "
+    "over\n"
+    "                      and falls back to an MMIO read with the same registers (auto)\n"
+    "  ready=booted|never|withdrawn\n"
+    "                      what the guest says of its readiness to be migrated (booted)\n"
+    "  boot-sector=FILE    run this instead of the self-checking guest: 512 bytes at 0:0x7c00, "
+    "real "
+    "mode\n"
+    "  flat-binary=FILE    the same for a file at 0x1000:0, up to 512 KiB\n"
+    "  serial=FILE|-       where COM1's output goes: appended to a file, - for standard error "
+    "(dropped)\n"
+    "  memory-backing=memfd|hugepages\n"
+    "                      hugepages needs 2 MiB pages reserved on the host (memfd)\n"
+    "  prefault=on|off     give a guest on kvm all its memory before it starts (on)\n"
+    "  dirty=auto|log|manual|ring|uffd\n"
+    "                      how writes of a guest on kvm are tracked (auto)\n"
+    "  irqchip=on|off      interrupt controllers, LAPICs and PIT in the kernel, for guests that "
+    "use "
+    "them (off)\n"
     "  image=FILE          initial content of RAM, kept and checked by the guest\n"
     "  hypercall=map-gpa-range|page-enc-status\n"
     "                      form of the page-state hypercall the guest is told of (map-gpa-range)\n";
@@ -104,6 +130,39 @@ std::string memory_size_text(std::uint64_t bytes) {
   return fmt::format("{}K", bytes >> 10);
 }
 
+namespace {
+
+// Keys of the machine rather than of the program that runs in it.
+Result<void> set_machine_key(VmConfig& vm, std::string_view key, std::string_view text) {
+  if (key == "hypercall-by") {
+    SEALIFT_TRY(vm.hypercall_by, parse_hypercall_by(text));
+  } else if (key == "ready") {
+    SEALIFT_TRY(vm.ready, parse_ready_when(text));
+  } else if (key == "boot-sector" || key == "flat-binary") {
+    vm.program = key == "boot-sector" ? Program::kBootSector : Program::kFlatBinary;
+    vm.program_path = std::string(text);
+  } else if (key == "serial") {
+    vm.serial_path = std::string(text);
+  } else if (key == "memory-backing") {
+    SEALIFT_TRY(vm.memory_backing, parse_memory_backing(text));
+  } else if (key == "prefault") {
+    SEALIFT_TRY(vm.prefault, parse_switch(key, text));
+  } else if (key == "dirty") {
+    SEALIFT_TRY(vm.dirty, parse_dirty_backend(text));
+  } else if (key == "irqchip") {
+    SEALIFT_TRY(vm.irqchip, parse_switch(key, text));
+  } else {
+    return fail(ErrorClass::kUsage,
+                "guest option {}={} is not known; use name, platform, backend, memory, vcpus, "
+                "workload, seed, shared, flips, spin, image, hypercall, hypercall-by, ready, "
+                "boot-sector, flat-binary, serial, memory-backing, prefault, dirty or irqchip",
+                key, text);
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<void> set_guest_key(GuestSpec& spec, std::string_view key, std::string_view text) {
   constexpr std::uint64_t kU32Max = std::numeric_limits<std::uint32_t>::max();
   const auto number = [&](auto& field, std::uint64_t max) -> Result<void> {
@@ -138,11 +197,7 @@ Result<void> set_guest_key(GuestSpec& spec, std::string_view key, std::string_vi
   } else if (key == "hypercall") {
     SEALIFT_TRY(spec.vm.hypercall_form, parse_form(text));
   } else {
-    return fail(ErrorClass::kUsage,
-                "guest option {}={} is not known; use name, platform, backend, memory, vcpus, "
-                "workload, seed, "
-                "shared, flips, spin, image or hypercall",
-                key, text);
+    return set_machine_key(spec.vm, key, text);
   }
   return {};
 }

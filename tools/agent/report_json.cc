@@ -17,6 +17,7 @@ json ms_or_null(std::uint64_t ns) { return ns == kNever ? json(nullptr) : json(m
 json to_json(const RoundStats& round) {
   return {{"epoch", round.epoch},
           {"guest_paused", round.guest_paused},
+          {"throttle_percent", round.throttle_percent},
           {"shared_pages", round.shared_pages},
           {"zero_pages", round.zero_pages},
           {"private_pages", round.private_pages},
@@ -82,6 +83,8 @@ json to_json(const GuestSpec& spec, bool launched_here) {
               {"memory_bytes", spec.vm.memory_bytes},
               {"vcpus", spec.vm.vcpus}};
   if (launched_here) {
+    out["program"] = name_of(spec.vm.program);
+    if (spec.vm.program != Program::kChecker) return out;
     out["workload"] = name_of(spec.vm.workload);
     out["seed"] = spec.vm.seed;
   }
@@ -119,6 +122,13 @@ json to_json(const AgentStatus& status) {
                  {"booted", status.vm->booted},
                  {"steps", status.vm->steps}};
     if (!status.vm->reason.empty()) out["vm"]["reason"] = status.vm->reason;
+    if (!status.vm->not_ready.empty()) out["vm"]["not_ready"] = status.vm->not_ready;
+    if (status.vm->throttle_percent != 0) {
+      out["vm"]["throttle_percent"] = status.vm->throttle_percent;
+    }
+    if (status.vm->serial_bytes != 0) out["vm"]["serial_bytes"] = status.vm->serial_bytes;
+    if (!status.vm->dirty_backend.empty()) out["vm"]["dirty_backend"] = status.vm->dirty_backend;
+    if (!status.vm->notes.empty()) out["vm"]["notes"] = status.vm->notes;
   }
   if (status.progress) out["progress"] = to_json(*status.progress);
   if (status.report) out["report"] = to_json(*status.report);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/assert.h"
+#include "tools/agent/harvester.h"
 
 namespace sealift {
 namespace {
@@ -29,7 +30,9 @@ SourceConfig with_traits(SourceConfig config, const PrivateExporter* exporter) {
 
 SourceRunner::SourceRunner(SourceConfig config, GuestPort& guest, PrivateExporter* exporter,
                            RecordChannel& channel, Progress& progress)
-    : session_(with_traits(std::move(config), exporter)),
+    : ignore_readiness_(config.ignore_readiness),
+      harvest_every_(config.harvest_every_ns),
+      session_(with_traits(std::move(config), exporter)),
       guest_(guest),
       exporter_(exporter),
       channel_(channel),
@@ -51,6 +54,9 @@ MigrationReport SourceRunner::run() {
   while (!ended_) {
     if (auto event = queue_.pop(kTick)) handle(std::move(*event));
     handle(source::Tick{steady_now_ns()});
+    if (GuestHealth health = guest_.health(); !health.ended.empty()) {
+      handle(source::GuestEnded{std::move(health.ended)});
+    }
     keep_alive();
   }
   queue_.close();
@@ -149,8 +155,13 @@ void SourceRunner::perform(source::RunRound& action) {
     p.guest_paused = action.paused;
   });
   round_thread_ = std::jthread([this, epoch = action.epoch, paused = action.paused] {
+    Harvester harvester(guest_, paused ? std::chrono::nanoseconds(0) : harvest_every_,
+                        [this] { sender_.stop(); });
     auto stats = sender_.send_round(epoch, paused);
-    if (stats) {
+    auto harvested = harvester.stop();
+    if (!harvested) {
+      queue_.push(source::Failed{std::move(harvested.error())});
+    } else if (stats) {
       queue_.push(source::RoundDone{*stats});
     } else if (stats.error().cls == ErrorClass::kCancelled) {
       queue_.push(source::RoundStopped{});
@@ -165,6 +176,13 @@ void SourceRunner::perform(source::StopRound&) {
   round_guard_.emplace(channel_, kStuckSendMax);
 }
 
+void SourceRunner::perform(source::Throttle& action) {
+  throttled_ = true;
+  if (auto slowed = guest_.throttle(action.percent); !slowed) {
+    reply(source::Failed{std::move(slowed.error())});
+  }
+}
+
 void SourceRunner::perform(source::Survey&) {
   const std::uint64_t round_ns = round_.elapsed_ns();
   if (auto harvested = guest_.harvest_dirty(); !harvested) {
@@ -176,8 +194,13 @@ void SourceRunner::perform(source::Survey&) {
 void SourceRunner::perform(source::Pause&) {
   paused_at_ns_ = steady_now_ns();
   part_.lap();
-  if (auto paused = guest_.pause(); !paused)
-    return reply(source::Failed{std::move(paused.error())});
+  auto paused = guest_.pause();
+  GuestHealth health = guest_.health();  // stands still from here on
+  if (!health.ended.empty()) return reply(source::GuestEnded{std::move(health.ended)});
+  if (!paused) return reply(source::Failed{std::move(paused.error())});
+  if (!health.not_ready.empty() && !ignore_readiness_) {
+    return reply(source::Failed{Error{ErrorClass::kRefused, std::move(health.not_ready)}});
+  }
   if (exporter_ != nullptr) {
     if (auto told = exporter_->guest_paused(); !told) {
       return reply(source::Failed{std::move(told.error())});
@@ -220,6 +243,7 @@ void SourceRunner::perform(source::Release&) {
     if (auto released = exporter_->release(); !released) trouble = std::move(released.error());
   }
   downtime_.release_ns = part_.lap();
+  if (throttled_) (void)guest_.throttle(0);  // 0 is never refused
   if (auto stopped = guest_.stop_dirty_tracking(); !stopped && !trouble)
     trouble = std::move(stopped.error());
   reply(source::Released{std::move(trouble)});
@@ -235,6 +259,7 @@ void SourceRunner::perform(source::Recover& action) {
     if (!action.abort_token.empty()) token = action.abort_token;
     note(exporter_->cancel(token));
   }
+  if (throttled_) note(guest_.throttle(0));
   if (tracking_) note(guest_.stop_dirty_tracking());
   tracking_ = false;
   // A guest whose platform context could not be cancelled is resumed all the same: it may well run.

@@ -8,6 +8,7 @@
 // Failure: never fails as a call: the report says how the migration ended.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -43,6 +44,7 @@ class SourceRunner {
   void perform(source::StartPlatform& action);
   void perform(source::RunRound& action);
   void perform(source::StopRound& action);
+  void perform(source::Throttle& action);
   void perform(source::Survey& action);
   void perform(source::Pause& action);
   void perform(source::SaveState& action);
@@ -56,6 +58,8 @@ class SourceRunner {
   void publish_phase();
   void fill_downtime();
 
+  bool const ignore_readiness_;
+  std::chrono::nanoseconds const harvest_every_;
   SourceSession session_;
   GuestPort& guest_;
   PrivateExporter* exporter_;
@@ -77,6 +81,7 @@ class SourceRunner {
   std::optional<ShutdownGuard> cancel_guard_;  // guarded by cancel_mutex_
   std::optional<ShutdownGuard> round_guard_;   // a round that was asked to stop
   bool tracking_ = false;
+  bool throttled_ = false;
   bool spoke_last_ = false;  // the last thing that happened on the link was our record
   bool ended_ = false;
   std::jthread round_thread_;

@@ -11,6 +11,7 @@
 
 #include "tools/agent/agent.h"
 #include "tools/agent/api.h"
+#include "tools/agent/least_rights.h"
 #include "transport/http.h"
 
 namespace {
@@ -81,6 +82,9 @@ int run(const Options& options) {
 
   auto config = make_config(options);
   if (!config) return failed(config.error());
+  if (auto dropped = drop_privileges(config->guest.vm.dirty == DirtyBackend::kUffd); !dropped) {
+    return failed(dropped.error());
+  }
   auto control = parse_address(options.control);
   if (!control) return failed(control.error());
   for (const auto& address : {std::optional<Address>(*control), config->listen}) {

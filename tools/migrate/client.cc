@@ -84,7 +84,7 @@ int exit_code_of(const Error& error) {
 }
 
 int exit_code_of_outcome(const std::string& outcome) {
-  constexpr std::array<std::pair<Outcome, int>, 8> kCodes = {
+  constexpr std::array<std::pair<Outcome, int>, 9> kCodes = {
       {{Outcome::kDone, kExitDone},
        {Outcome::kSourceRuns, kExitFailed},
        {Outcome::kCancelled, kExitCancelled},
@@ -92,7 +92,8 @@ int exit_code_of_outcome(const std::string& outcome) {
        {Outcome::kPolicy, kExitPolicy},
        {Outcome::kTimedOut, kExitTimedOut},
        {Outcome::kInDoubt, kExitInDoubt},
-       {Outcome::kGuestLost, kExitGuestLost}}};
+       {Outcome::kGuestLost, kExitGuestLost},
+       {Outcome::kGuestEnded, kExitGuestEnded}}};
   for (const auto& [known, code] : kCodes) {
     if (outcome == name_of(known)) return code;
   }

@@ -57,9 +57,11 @@ int run_start(const AgentOptions& common, const StartOptions& options) {
   json request = {{"to", options.to},
                   {"check_only", options.check_only},
                   {"verify", !options.no_verify},
+                  {"ignore_readiness", options.ignore_readiness},
                   {"downtime_ms", options.downtime_ms},
                   {"rounds_max", options.rounds_max},
                   {"on_stall", options.on_stall},
+                  {"throttle_max_percent", options.throttle_max_percent},
                   {"timeout_ms", options.timeout_ms}};
   // From here on Ctrl-C means "cancel", not "leave the migration to itself".
   const InterruptWatch interrupt;

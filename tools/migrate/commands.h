@@ -23,6 +23,8 @@ struct StartOptions {
   std::uint64_t downtime_ms = 300;
   std::uint64_t rounds_max = 30;
   std::string on_stall = "switchover";
+  std::uint32_t throttle_max_percent = 0;
+  bool ignore_readiness = false;
   std::uint64_t timeout_ms = 0;
 };
 

@@ -15,6 +15,7 @@ enum ExitCode : int {
   kExitGuestLost = 8,     // the guest cannot be resumed
   kExitUnreachable = 9,   // the agent cannot be reached or gave no sensible answer
   kExitGuestFaulty = 10,  // verify: the guest found errors in its memory
+  kExitGuestEnded = 11,   // the guest terminated by itself
 };
 
 inline constexpr const char* kExitCodesHelp =
@@ -23,6 +24,7 @@ inline constexpr const char* kExitCodesHelp =
     "5 cancelled; 6 certificates, attestation or policy; 7 in doubt: paused at the source, may run "
     "at the\n"
     "destination; 8 the guest cannot be resumed; 9 the agent cannot be reached; 10 the guest found "
-    "errors.\n";
+    "errors;\n"
+    "11 the guest terminated by itself.\n";
 
 }  // namespace sealift

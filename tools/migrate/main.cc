@@ -50,14 +50,24 @@ void add_start(CLI::App& app, AgentOptions& common, StartOptions& options) {
                    "when the goal cannot be met: switchover pauses all the same")
       ->capture_default_str()
       ->check(CLI::IsMember({"switchover", "cancel"}));
+  start
+      ->add_option("--throttle-max", options.throttle_max_percent,
+                   "percent of the time the guest's vCPUs may be held back when it dirties memory "
+                   "faster than it is sent, 0 for never")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 99));
   start->add_option("--timeout-ms", options.timeout_ms, "give up after this time, 0 for never")
       ->capture_default_str();
   start->add_flag("--no-verify", options.no_verify,
                   "do not take a digest of memory at the hand-over");
+  const char* const ignore_help =
+      "migrate although the guest says that it is not ready (MSR_KVM_MIGRATION_CONTROL)";
+  start->add_flag("--ignore-readiness", options.ignore_readiness, ignore_help);
   CLI::App* check =
       app.add_subcommand("check", "Ask whether a migration would be accepted; moves nothing.");
   add_common(*check, common);
   check->add_option("--to", options.to, "where the destination listens")->required();
+  check->add_flag("--ignore-readiness", options.ignore_readiness, ignore_help);
 }
 
 int run_command(CLI::App& app, const AgentOptions& common, StartOptions options,

@@ -126,6 +126,12 @@ std::string status_text(const json& status) {
   if (const auto vm = status.find("vm"); vm != status.end()) {
     text += fmt::format("vm: {}{}\n", vm->value("state", ""),
                         vm->contains("reason") ? ": " + vm->value("reason", "") : std::string());
+    if (vm->contains("not_ready")) {
+      text += fmt::format("not ready to be migrated: {}\n", vm->value("not_ready", ""));
+    }
+    for (const json& note : vm->value("notes", json::array())) {
+      text += fmt::format("note: {}\n", note.get<std::string>());
+    }
   }
   if (const auto progress = status.find("progress"); progress != status.end())
     text += progress_line(*progress) + "\n";

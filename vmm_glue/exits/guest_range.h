@@ -3,6 +3,7 @@
 // Plain functions: no ownership, no threads, no failure.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "engine/memory_layout.h"
@@ -21,6 +22,16 @@ inline RangeFault check_guest_range(std::uint64_t gpa, std::uint64_t pages,
   if (pages > kFramesOf64Bits - (gpa >> kPageShift)) return RangeFault::kWraps;
   if (!layout.contains(GfnRange{page_of(Gpa{gpa}), pages})) return RangeFault::kNotRam;
   return RangeFault::kNone;
+}
+
+inline bool overlaps(GfnRange a, GfnRange b) {
+  return value(a.first) < value(end_of(b)) && value(b.first) < value(end_of(a));
+}
+
+// REQUIRES: the range does not wrap: check_guest_range() gave kNone or kNotRam.
+inline bool has_ram(GfnRange range, const MemoryLayout& layout) {
+  return std::any_of(layout.ranges().begin(), layout.ranges().end(),
+                     [range](GfnRange ram) { return overlaps(range, ram); });
 }
 
 }  // namespace sealift

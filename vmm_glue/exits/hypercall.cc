@@ -5,22 +5,43 @@
 #include <algorithm>
 
 #include "engine/assert.h"
+#include "vmm_glue/exits/guest_range.h"
 
 namespace sealift {
 namespace {
 
-constexpr std::uint64_t kFramesOf64Bits = 1ULL << (64 - kPageShift);
 constexpr std::uint64_t kHintMask = 0xf;  // bits 3:0 of the attributes
 constexpr std::uint64_t kHintMax = 2;     // 0: 4 KiB, 1: 2 MiB, 2: 1 GiB
 constexpr std::uint64_t kEncryptedBit =
     0x10;  // bit 4; all above are reserved and KVM does not check them
 
-HypercallRefusal check_range(std::uint64_t gpa, std::uint64_t pages, const MemoryLayout& layout) {
-  if (gpa % kPageBytes != 0) return HypercallRefusal::kUnaligned;
-  if (pages == 0) return HypercallRefusal::kNoPages;
-  if (pages > kFramesOf64Bits - (gpa >> kPageShift)) return HypercallRefusal::kWraps;
-  if (!layout.contains(GfnRange{page_of(Gpa{gpa}), pages})) return HypercallRefusal::kNotRam;
-  return HypercallRefusal::kNone;
+HypercallRefusal refusal_of(RangeFault fault) {
+  switch (fault) {
+    case RangeFault::kNone:
+      return HypercallRefusal::kNone;
+    case RangeFault::kUnaligned:
+      return HypercallRefusal::kUnaligned;
+    case RangeFault::kNoPages:
+      return HypercallRefusal::kNoPages;
+    case RangeFault::kWraps:
+      return HypercallRefusal::kWraps;
+    case RangeFault::kNotRam:
+      break;
+  }
+  return HypercallRefusal::kNotRam;
+}
+
+HypercallRefusal refusal_of(Converted converted) {
+  switch (converted) {
+    case Converted::kDone:
+    case Converted::kAlready:
+      return HypercallRefusal::kNone;
+    case Converted::kLater:
+      return HypercallRefusal::kLater;
+    case Converted::kFailed:
+      break;
+  }
+  return HypercallRefusal::kFailed;
 }
 
 // The third argument: sets `encrypted`, or says what is wrong with it.
@@ -37,30 +58,32 @@ HypercallRefusal check_attributes(HypercallForm form, std::uint64_t word, bool& 
   return HypercallRefusal::kNone;
 }
 
-HypercallRefusal decode(const KvmRun::Hypercall& call, HypercallForm form,
+HypercallRefusal decode(const KvmRun::Hypercall& call, const HypercallRules& rules,
                         const MemoryLayout& layout, HypercallOutcome& out) {
   if (call.nr != kKvmHypercallPageState) return HypercallRefusal::kOtherNumber;
-  if (form == HypercallForm::kNone) return HypercallRefusal::kNotAdvertised;
-  const auto bad_range = check_range(call.args[0], call.args[1], layout);
-  if (bad_range != HypercallRefusal::kNone) return bad_range;
+  if (rules.form == HypercallForm::kNone) return HypercallRefusal::kNotAdvertised;
+  const RangeFault fault = check_guest_range(call.args[0], call.args[1], layout);
+  if (fault != RangeFault::kNone && fault != RangeFault::kNotRam) return refusal_of(fault);
   bool encrypted = false;
-  const auto bad_attributes = check_attributes(form, call.args[2], encrypted);
+  const auto bad_attributes = check_attributes(rules.form, call.args[2], encrypted);
   if (bad_attributes != HypercallRefusal::kNone) return bad_attributes;
   out.range = GfnRange{page_of(Gpa{call.args[0]}), call.args[1]};
   out.cls = encrypted ? PageClass::kPrivate : PageClass::kShared;
-  return HypercallRefusal::kNone;
+  if (fault == RangeFault::kNone) return HypercallRefusal::kNone;
+  out.no_ram = rules.caller == PageStateCaller::kTdx && !encrypted && !has_ram(out.range, layout);
+  return out.no_ram ? HypercallRefusal::kNone : HypercallRefusal::kNotRam;
 }
 
-std::uint64_t answer_to(HypercallRefusal refusal) {
-  switch (refusal) {
-    case HypercallRefusal::kNone:
-      return kKvmHypercallDone;
-    case HypercallRefusal::kOtherNumber:
-    case HypercallRefusal::kNotAdvertised:
-      return kKvmHypercallUnknown;
-    default:
-      return kKvmHypercallInvalid;
+// A negative code for "ask again" does not exist in the guest's ABI, so kPlain gets "invalid".
+std::uint64_t answer_to(HypercallRefusal refusal, const HypercallRules& rules) {
+  if (refusal == HypercallRefusal::kNone) return kKvmHypercallDone;
+  if (rules.caller != PageStateCaller::kPlain) {
+    return refusal == HypercallRefusal::kLater && rules.knows_retry ? kPageStateRetry
+                                                                    : kPageStateInvalid;
   }
+  const bool unknown =
+      refusal == HypercallRefusal::kOtherNumber || refusal == HypercallRefusal::kNotAdvertised;
+  return unknown ? kKvmHypercallUnknown : kKvmHypercallInvalid;
 }
 
 const char* reason_of(HypercallRefusal refusal) {
@@ -85,6 +108,10 @@ const char* reason_of(HypercallRefusal refusal) {
       return "reserved attribute bits are set";
     case HypercallRefusal::kPageSizeHint:
       return "the page-size hint is above 2";
+    case HypercallRefusal::kLater:
+      return "the pages cannot be converted now";
+    case HypercallRefusal::kFailed:
+      return "the platform failed to convert the pages";
   }
   return "unknown";
 }
@@ -104,25 +131,26 @@ const char* name_of(HypercallForm form) {
 }
 
 std::string describe(const HypercallOutcome& outcome) {
-  if (outcome.converted()) {
-    return fmt::format("hypercall converted {} pages from gfn {:#x} to {}", outcome.range.pages,
-                       value(outcome.range.first), name_of(outcome.cls));
+  if (outcome.refusal == HypercallRefusal::kNone) {
+    return fmt::format("hypercall converted {} pages from gfn {:#x} to {}{}", outcome.range.pages,
+                       value(outcome.range.first), name_of(outcome.cls),
+                       outcome.no_ram ? ": no RAM, nothing to do" : "");
   }
   return fmt::format("hypercall {} ({:#x}, {:#x}, {:#x}) refused: {}", outcome.nr, outcome.args[0],
                      outcome.args[1], outcome.args[2], reason_of(outcome.refusal));
 }
 
-HypercallOutcome handle_hypercall(KvmRun& run, HypercallForm form, const MemoryLayout& layout,
-                                  PageMap& map, DirtySet& dirty) {
+HypercallOutcome handle_hypercall(KvmRun& run, const HypercallRules& rules,
+                                  const MemoryLayout& layout, Converter& converter) {
   SEALIFT_ASSERT(run.exit_reason == kKvmExitHypercall);
   // One copy: the page is shared with the kernel, so a value is not read twice.
   const KvmRun::Hypercall call = run.exit.hypercall;
   HypercallOutcome out;
   out.nr = call.nr;
   std::copy_n(call.args, 3, out.args);
-  out.refusal = decode(call, form, layout, out);
-  if (out.converted()) convert_pages(map, dirty, out.range, out.cls);
-  out.ret = answer_to(out.refusal);
+  out.refusal = decode(call, rules, layout, out);
+  if (out.converted()) out.refusal = refusal_of(converter.convert(out.range, out.cls));
+  out.ret = answer_to(out.refusal, rules);
   run.exit.hypercall.ret = out.ret;
   return out;
 }

@@ -69,6 +69,22 @@ MemoryLayout test_layout() {
   return *layout;
 }
 
+// What a platform may answer; otherwise bookkeeping.
+class ScriptedConverter final : public Converter {
+ public:
+  ScriptedConverter(PageMap& map, DirtySet& dirty, Converted answer)
+      : inner_(map, dirty), answer_(answer) {}
+  Converted convert(GfnRange range, PageClass cls) override {
+    ++calls;
+    return answer_ == Converted::kDone ? inner_.convert(range, cls) : answer_;
+  }
+  int calls = 0;
+
+ private:
+  MapConverter inner_;
+  Converted answer_;
+};
+
 // The bytes KVM would leave, with an old value in `ret`.
 KvmRun exit_of(const Case& test) {
   KvmRun run{};
@@ -122,6 +138,109 @@ TEST_P(HypercallTable, AnswersAndConverts) {
 INSTANTIATE_TEST_SUITE_P(All, HypercallTable, testing::ValuesIn(kCases),
                          [](const auto& row) { return std::string(row.param.name); });
 
+// What each caller accepts: KVM_RUN fails on anything but 0, 22 and 11 for SNP and TDX.
+struct Answer {
+  const char* name;
+  PageStateCaller caller;
+  bool knows_retry;
+  HypercallForm form;
+  std::uint64_t nr, gpa, pages, attributes;
+  Converted platform;
+  Why why;
+  std::int64_t ret;
+  int conversions;
+};
+
+constexpr auto kPlain = PageStateCaller::kPlain;
+constexpr auto kSnp = PageStateCaller::kSnp;
+constexpr auto kTdx = PageStateCaller::kTdx;
+constexpr auto kDone = Converted::kDone;
+constexpr auto kLater = Converted::kLater;
+constexpr auto kFailed = Converted::kFailed;
+
+const Answer kAnswers[] = {
+    {"plain_done", kPlain, true, kMap, 12, 0x10000, 4, 0x10, kDone, Why::kNone, 0, 1},
+    {"plain_bad_range", kPlain, true, kMap, 12, 0x100000, 4, 0, kDone, Why::kNotRam, -22, 0},
+    {"plain_later", kPlain, true, kMap, 12, 0x10000, 4, 0, kLater, Why::kLater, -22, 1},
+    {"plain_failed", kPlain, true, kMap, 12, 0x10000, 4, 0, kFailed, Why::kFailed, -22, 1},
+    {"plain_number", kPlain, true, kMap, 9, 0x10000, 4, 0, kDone, Why::kOtherNumber, -1000, 0},
+    {"plain_form", kPlain, true, kNone, 12, 0x10000, 4, 0, kDone, Why::kNotAdvertised, -1000, 0},
+    {"snp_done", kSnp, false, kMap, 12, 0x10000, 4, 0x10, kDone, Why::kNone, 0, 1},
+    {"snp_done_2m_hint", kSnp, false, kMap, 12, 0x10000, 4, 0x11, kDone, Why::kNone, 0, 1},
+    {"snp_bad_range", kSnp, false, kMap, 12, 0x100000, 4, 0, kDone, Why::kNotRam, 22, 0},
+    {"snp_unaligned", kSnp, false, kMap, 12, 0x10001, 4, 0, kDone, Why::kUnaligned, 22, 0},
+    {"snp_reserved", kSnp, false, kMap, 12, 0x10000, 4, 0x20, kDone, Why::kReservedBits, 22, 0},
+    {"snp_later_old_kernel", kSnp, false, kMap, 12, 0x10000, 4, 0, kLater, Why::kLater, 22, 1},
+    {"snp_later", kSnp, true, kMap, 12, 0x10000, 4, 0, kLater, Why::kLater, 11, 1},
+    {"snp_failed", kSnp, true, kMap, 12, 0x10000, 4, 0, kFailed, Why::kFailed, 22, 1},
+    {"snp_number", kSnp, true, kMap, 9, 0x10000, 4, 0, kDone, Why::kOtherNumber, 22, 0},
+    {"snp_form", kSnp, true, kNone, 12, 0x10000, 4, 0, kDone, Why::kNotAdvertised, 22, 0},
+    {"tdx_done", kTdx, true, kMap, 12, 0x10000, 4, 0x10, kDone, Why::kNone, 0, 1},
+    {"tdx_unaligned_chunk", kTdx, true, kMap, 12, 0x201000, 0x1ff, 0, kDone, Why::kNone, 0, 1},
+    {"tdx_later_old_kernel", kTdx, false, kMap, 12, 0x10000, 4, 0, kLater, Why::kLater, 22, 1},
+    {"tdx_later", kTdx, true, kMap, 12, 0x10000, 4, 0, kLater, Why::kLater, 11, 1},
+    {"tdx_failed", kTdx, true, kMap, 12, 0x10000, 4, 0, kFailed, Why::kFailed, 22, 1},
+    {"tdx_no_ram_shared", kTdx, true, kMap, 12, 0xfee00000, 1, 0, kDone, Why::kNone, 0, 0},
+    {"tdx_no_ram_hole", kTdx, true, kMap, 12, 0x100000, 0x100, 0, kDone, Why::kNone, 0, 0},
+    {"tdx_no_ram_private", kTdx, true, kMap, 12, 0xfee00000, 1, 0x10, kDone, Why::kNotRam, 22, 0},
+    {"tdx_no_ram_reserved", kTdx, true, kMap, 12, 0xfee00000, 1, 0x40, kDone, Why::kReservedBits,
+     22, 0},
+    {"tdx_half_ram_shared", kTdx, true, kMap, 12, 0xff000, 2, 0, kDone, Why::kNotRam, 22, 0},
+    {"tdx_half_ram_from_below", kTdx, true, kMap, 12, 0x1ff000, 2, 0, kDone, Why::kNotRam, 22, 0},
+    {"tdx_across_all_ram", kTdx, true, kMap, 12, 0, 0x500, 0, kDone, Why::kNotRam, 22, 0},
+    {"tdx_wraps", kTdx, true, kMap, 12, ~0xfffULL, 2, 0, kDone, Why::kWraps, 22, 0},
+    {"snp_no_ram_shared", kSnp, true, kMap, 12, 0xfee00000, 1, 0, kDone, Why::kNotRam, 22, 0},
+    {"plain_no_ram_shared", kPlain, true, kMap, 12, 0xfee00000, 1, 0, kDone, Why::kNotRam, -22, 0},
+};
+
+class HypercallAnswers : public testing::TestWithParam<Answer> {};
+
+TEST_P(HypercallAnswers, AreTheCallersOwn) {
+  const Answer& test = GetParam();
+  const MemoryLayout layout = test_layout();
+  PageMap map(layout.span_pages());
+  map.convert(GfnRange{Gfn{0x220}, 0x20}, PageClass::kShared);
+  DirtySet dirty(layout.span_pages());
+  ScriptedConverter converter(map, dirty, test.platform);
+  const auto digest = map.digest();
+  KvmRun run = exit_of(Case{test.name, test.form, test.nr, test.gpa, test.pages, test.attributes,
+                            test.why, kToShared});
+
+  const HypercallRules rules{
+      .form = test.form, .caller = test.caller, .knows_retry = test.knows_retry};
+  const auto out = handle_hypercall(run, rules, layout, converter);
+
+  EXPECT_EQ(out.refusal, test.why) << describe(out);
+  EXPECT_EQ(static_cast<std::int64_t>(run.exit.hypercall.ret), test.ret);
+  EXPECT_EQ(converter.calls, test.conversions);
+  EXPECT_EQ(out.converted(), test.why == Why::kNone && test.conversions == 1);
+  if (out.converted()) {
+    EXPECT_EQ(dirty.count(), test.pages);
+  } else {
+    EXPECT_EQ(map.digest(), digest);
+    EXPECT_EQ(dirty.count(), 0u);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, HypercallAnswers, testing::ValuesIn(kAnswers),
+                         [](const auto& row) { return std::string(row.param.name); });
+
+TEST(Hypercall, AGateThatSaysLaterChangesNothing) {
+  const MemoryLayout layout = test_layout();
+  PageMap map(layout.span_pages());
+  DirtySet dirty(layout.span_pages());
+  GfnRange asked;
+  MapConverter converter(map, dirty, [&](GfnRange range, PageClass) {
+    asked = range;
+    return ConvertVerdict::kLater;
+  });
+  KvmRun run = exit_of(kCases[5]);
+  const HypercallRules rules{.form = kMap, .caller = kTdx, .knows_retry = true};
+  EXPECT_EQ(handle_hypercall(run, rules, layout, converter).refusal, Why::kLater);
+  EXPECT_EQ(asked, (GfnRange{Gfn{0x10}, 4}));
+  EXPECT_EQ(map.shared_pages() + dirty.count(), 0u);
+}
+
 TEST(Hypercall, TouchesOnlyTheResultOfTheExit) {
   const MemoryLayout layout = test_layout();
   PageMap map(layout.span_pages());
@@ -143,6 +262,11 @@ TEST(Hypercall, SaysWhatItDid) {
   run = exit_of(kCases[2]);
   EXPECT_EQ(describe(handle_hypercall(run, kEnc, layout, map, dirty)),
             "hypercall 12 (0x10000, 0x4, 0x2) refused: enc is neither 0 nor 1");
+  MapConverter converter(map, dirty);
+  run = exit_of(Case{"", kMap, 12, 0xfee00000, 1, 0, Why::kNone, kToShared});
+  EXPECT_EQ(describe(handle_hypercall(run, HypercallRules{.form = kMap, .caller = kTdx}, layout,
+                                      converter)),
+            "hypercall converted 1 pages from gfn 0xfee00 to shared: no RAM, nothing to do");
 }
 
 }  // namespace

@@ -48,6 +48,9 @@ constexpr u64 gfn_of_linear(u64 linear) {
 inline constexpr u64 kExitsGpa = 0xd0000000;
 inline constexpr u64 kHypercallGpa = kExitsGpa;
 inline constexpr u64 kDoorbellGpa = kExitsGpa + 0x1000;
+// Write of a model-specific register at CPL3: rbx = index, rcx = value; the value read is 0 or, where
+// WRMSR would raise #GP, 1.
+inline constexpr u64 kWriteMsrGpa = kExitsGpa + 0x2000;
 
 enum class Doorbell : u64 { kYield = 0, kBooted = 1, kVerified = 2 };
 
@@ -64,6 +67,17 @@ enum class Workload : u64 {
 inline constexpr u64 kFormNone = 0;  // never converts, all memory is shared
 inline constexpr u64 kFormPageEncStatus = 1;
 inline constexpr u64 kFormMapGpaRange = 2;
+
+// How the guest asks (HypercallBy, vmm_glue/vmm/vm_config.h). kByMmio runs at CPL3, the others at CPL0.
+inline constexpr u64 kByMmio = 1;
+inline constexpr u64 kByVmcall = 2;
+inline constexpr u64 kByVmmcall = 3;
+
+// What vCPU 0 tells MSR_KVM_MIGRATION_CONTROL at the end of its boot (ReadyWhen).
+inline constexpr u64 kReadyWhenBooted = 0;
+inline constexpr u64 kReadyNever = 1;
+inline constexpr u64 kReadyWithdrawn = 2;
+inline constexpr std::uint32_t kMigrationControlMsr = 0x4b564d08;
 
 // The hypercall's number and third argument in each form.
 inline constexpr u64 kPageStateHypercall = 12;
@@ -103,7 +117,9 @@ struct Mailbox {
   u64 flips_per_1000;
   u64 hypercall_form;
   u64 spin_per_step;  // register-only work between two steps: sets the rate of writes
-  u64 spare[24];
+  u64 hypercall_by;
+  u64 ready_when;
+  u64 spare[22];
   VcpuMailbox vcpu[kVcpusMax];
 };
 static_assert(sizeof(Mailbox) <= kPageSize);

@@ -22,6 +22,7 @@
 //   void visit_page(u64 gpa, bool priv, Visit visit);    visit(i, word i), ascending
 //   i64 map_gpa_range(u64 gpa, u64 npages, bool encrypted);
 //   void doorbell(Doorbell);
+//   void write_msr(std::uint32_t index, u64 value);
 //   u64 reg(Reg);  void set_reg(Reg, u64);
 #pragma once
 
@@ -165,6 +166,7 @@ class WorkloadVcpu {
     const u64 page = m_.reg(Reg::kCursor);
     if (page >= arena_pages()) {
       store_control();
+      if (vcpu_ == 0 && converts()) announce_readiness();
       report(offsetof(VcpuMailbox, first_bad_gfn), kNoGfn);
       report(offsetof(VcpuMailbox, boot_done), 1);
       m_.set_reg(Reg::kPhase, static_cast<u64>(Phase::kRun));
@@ -177,6 +179,13 @@ class WorkloadVcpu {
       set_extra(page, hash_of_image_page(page));
     }
     m_.set_reg(Reg::kCursor, page + 1);
+  }
+
+  void announce_readiness() {
+    const u64 when = global(offsetof(Mailbox, ready_when));
+    if (when == kReadyNever) return;
+    m_.write_msr(kMigrationControlMsr, 1);
+    if (when == kReadyWithdrawn) m_.write_msr(kMigrationControlMsr, 0);
   }
 
   void fill(u64 page, std::uint32_t version) {

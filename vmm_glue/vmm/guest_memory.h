@@ -1,5 +1,4 @@
-// GuestMemory: the host mapping of a guest's RAM: one anonymous mapping, linear, without the gap
-// below 4 GiB.
+// GuestMemory: a guest's RAM: one memfd, mapped once and linearly, without the gap below 4 GiB.
 //
 // Owner:   the VM; addresses handed out die with it.
 // Threads: any; the bytes are a running guest's (vmm_glue/host_copy.h).
@@ -13,14 +12,17 @@
 #include "engine/result.h"
 #include "engine/types.h"
 #include "vmm_glue/guest/mailbox.h"
+#include "vmm_glue/vmm/vm_config.h"
 
 namespace sealift {
 
 class GuestMemory {
  public:
   enum class Populate : bool { kOnTouch = false, kNow = true };
-  // REQUIRES: `layout` is one of layout_of_guest().
-  static Result<GuestMemory> make(const MemoryLayout& layout, Populate populate);
+  // REQUIRES: `layout` is one of layout_of_guest(). Huge pages: the guest's size is a multiple of
+  // one, and the host's reserve (/proc/sys/vm/nr_hugepages) has enough of them.
+  static Result<GuestMemory> make(const MemoryLayout& layout, Populate populate,
+                                  MemoryBacking backing = MemoryBacking::kMemfd);
   GuestMemory(GuestMemory&& other) noexcept;
   GuestMemory& operator=(GuestMemory&&) = delete;
   ~GuestMemory();

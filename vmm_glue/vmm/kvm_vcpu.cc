@@ -27,27 +27,47 @@ Result<std::vector<std::uint32_t>> list_msrs(const KvmHandle& kvm) {
   return std::vector<std::uint32_t>(words.begin() + 1, words.begin() + 1 + words[0]);
 }
 
-Result<void> set_cpuid(const KvmHandle& kvm, const KvmHandle& vcpu) {
-  std::vector<std::byte> bytes(kKvmCpuidHeadBytes + kCpuidEntriesMax * sizeof(kvm_cpuid_entry2));
+// Each vCPU is the APIC of its number; everything else is as the host says.
+Result<void> set_cpuid(const KvmHandle& vcpu, std::span<const kvm_cpuid_entry2> entries,
+                       std::uint32_t index) {
+  constexpr std::uint32_t kTopologyLeaf = 0xb, kExtendedTopologyLeaf = 0x1f;
+  std::vector<std::byte> bytes(kKvmCpuidHeadBytes + entries.size() * sizeof(kvm_cpuid_entry2));
   auto* cpuid = reinterpret_cast<kvm_cpuid2*>(bytes.data());
-  cpuid->nent = kCpuidEntriesMax;
-  SEALIFT_TRY([[maybe_unused]] int got,
-              kvm.call("KVM_GET_SUPPORTED_CPUID", kKvmGetSupportedCpuid, cpuid));
+  cpuid->nent = static_cast<std::uint32_t>(entries.size());
+  auto* out = reinterpret_cast<kvm_cpuid_entry2*>(bytes.data() + kKvmCpuidHeadBytes);
+  std::copy(entries.begin(), entries.end(), out);
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    if (out[i].function == 1) out[i].ebx = (out[i].ebx & 0x00ffffff) | index << 24;
+    if (out[i].function == kTopologyLeaf || out[i].function == kExtendedTopologyLeaf) {
+      out[i].edx = index;
+    }
+  }
   SEALIFT_TRY([[maybe_unused]] int set, vcpu.call("KVM_SET_CPUID2", kKvmSetCpuid2, cpuid));
   return {};
 }
 
-kvm_segment segment(std::uint16_t selector, std::uint8_t type, bool code) {
+kvm_segment long_mode_segment(unsigned cpl, bool code) {
   kvm_segment seg{};
   seg.limit = 0xffffffff;
-  seg.selector = selector;
-  seg.type = type;
+  seg.selector = static_cast<std::uint16_t>((code ? 0x30u : 0x28u) | cpl);
+  seg.type = code ? 11 : 3;
   seg.present = 1;
-  seg.dpl = 3;
+  seg.dpl = static_cast<std::uint8_t>(cpl);
   seg.db = code ? 0 : 1;
   seg.s = 1;
   seg.l = code ? 1 : 0;
   seg.g = 1;
+  return seg;
+}
+
+kvm_segment real_mode_segment(std::uint16_t selector, bool code) {
+  kvm_segment seg{};
+  seg.base = std::uint64_t{selector} << 4;
+  seg.limit = 0xffff;
+  seg.selector = selector;
+  seg.type = code ? 11 : 3;
+  seg.present = 1;
+  seg.s = 1;
   return seg;
 }
 
@@ -83,11 +103,23 @@ Result<KvmSystem> KvmSystem::open() {
   return system;
 }
 
+Result<std::vector<kvm_cpuid_entry2>> supported_cpuid(const KvmSystem& system) {
+  std::vector<std::byte> bytes(kKvmCpuidHeadBytes + kCpuidEntriesMax * sizeof(kvm_cpuid_entry2));
+  auto* cpuid = reinterpret_cast<kvm_cpuid2*>(bytes.data());
+  cpuid->nent = kCpuidEntriesMax;
+  SEALIFT_TRY([[maybe_unused]] int got,
+              system.handle.call("KVM_GET_SUPPORTED_CPUID", kKvmGetSupportedCpuid, cpuid));
+  const auto* entries =
+      reinterpret_cast<const kvm_cpuid_entry2*>(bytes.data() + kKvmCpuidHeadBytes);
+  return std::vector<kvm_cpuid_entry2>(entries, entries + cpuid->nent);
+}
+
 Result<std::unique_ptr<KvmVcpu>> KvmVcpu::make(const KvmSystem& system, const KvmHandle& vm,
-                                               std::uint32_t index) {
+                                               std::uint32_t index,
+                                               std::span<const kvm_cpuid_entry2> cpuid) {
   SEALIFT_TRY(const int fd, SEALIFT_KVM(vm, KVM_CREATE_VCPU, static_cast<unsigned long>(index)));
   KvmHandle handle(fd);
-  SEALIFT_CHECK(set_cpuid(system.handle, handle));
+  SEALIFT_CHECK(set_cpuid(handle, cpuid, index));
   void* area = mmap(nullptr, system.run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (area == MAP_FAILED) {
     return fail(ErrorClass::kLocalFault, "mmap of struct kvm_run of vCPU {} failed: {}", index,
@@ -102,8 +134,8 @@ KvmVcpu::~KvmVcpu() { munmap(run_, system_.run_bytes); }
 Result<void> KvmVcpu::enter_at(const KvmEntry& entry) {
   kvm_sregs sregs{};
   SEALIFT_TRY([[maybe_unused]] int got, SEALIFT_KVM(handle_, KVM_GET_SREGS, &sregs));
-  sregs.cs = segment(0x33, 11, true);
-  sregs.ss = sregs.ds = sregs.es = segment(0x2b, 3, false);
+  sregs.cs = long_mode_segment(entry.cpl, true);
+  sregs.ss = sregs.ds = sregs.es = long_mode_segment(entry.cpl, false);
   sregs.fs = sregs.gs = sregs.ss;
   sregs.tr.present = 1;  // VM entry in long mode wants a busy TSS
   sregs.tr.type = 11;
@@ -121,6 +153,25 @@ Result<void> KvmVcpu::enter_at(const KvmEntry& entry) {
   regs.rip = entry.rip;
   regs.rsp = entry.rsp;
   regs.rdi = entry.rdi;
+  regs.rflags = 2;
+  SEALIFT_TRY([[maybe_unused]] int set_regs, SEALIFT_KVM(handle_, KVM_SET_REGS, &regs));
+  return {};
+}
+
+Result<void> KvmVcpu::enter_real_mode(std::uint16_t segment, std::uint16_t offset) {
+  constexpr std::uint64_t kFirstDisk = 0x80;  // in DL, from the BIOS
+  kvm_sregs sregs{};
+  SEALIFT_TRY([[maybe_unused]] int got, SEALIFT_KVM(handle_, KVM_GET_SREGS, &sregs));
+  sregs.cs = real_mode_segment(segment, true);
+  sregs.ss = sregs.ds = sregs.es = real_mode_segment(segment, false);
+  sregs.fs = sregs.gs = sregs.ss;
+  sregs.idt.base = 0;
+  sregs.idt.limit = 0x3ff;
+  SEALIFT_TRY([[maybe_unused]] int set, SEALIFT_KVM(handle_, KVM_SET_SREGS, &sregs));
+  kvm_regs regs{};
+  regs.rip = offset;
+  regs.rsp = 0x7c00;
+  regs.rdx = kFirstDisk;
   regs.rflags = 2;
   SEALIFT_TRY([[maybe_unused]] int set_regs, SEALIFT_KVM(handle_, KVM_SET_REGS, &regs));
   return {};

@@ -12,14 +12,18 @@
 //   I2  load() changes nothing unless every item is there once, known and of the right size.
 #pragma once
 
+#include <linux/kvm.h>
+
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "engine/guest_port.h"
 #include "engine/result.h"
 #include "vmm_glue/abi/kvm_run.h"
 #include "vmm_glue/vmm/kvm_handle.h"
+#include "vmm_glue/vmm/kvm_state_note.h"
 
 namespace sealift {
 
@@ -44,7 +48,11 @@ struct KvmOneMsr {
 };
 static_assert(sizeof(KvmOneMsr) == 24);
 
+// KVM_GET_SUPPORTED_CPUID, asked once for a VM: its answer depends on the CPU that asks.
+Result<std::vector<kvm_cpuid_entry2>> supported_cpuid(const KvmSystem& system);
+
 struct KvmEntry {
+  unsigned cpl = 3;  // or 0
   std::uint64_t rip = 0;
   std::uint64_t rsp = 0;
   std::uint64_t rdi = 0;
@@ -55,14 +63,18 @@ class KvmVcpu {
  public:
   // REQUIRES: `system` outlives the vCPU.
   static Result<std::unique_ptr<KvmVcpu>> make(const KvmSystem& system, const KvmHandle& vm,
-                                               std::uint32_t index);
+                                               std::uint32_t index,
+                                               std::span<const kvm_cpuid_entry2> cpuid);
   KvmVcpu(const KvmVcpu&) = delete;
   KvmVcpu& operator=(const KvmVcpu&) = delete;
   ~KvmVcpu();
 
   const KvmHandle& handle() const { return handle_; }
   KvmRun& run_area() { return *run_; }
+  // 64-bit mode with paging.
   Result<void> enter_at(const KvmEntry& entry);
+  // Real mode at segment:0 or 0:offset, as firmware leaves the processor to a boot sector.
+  Result<void> enter_real_mode(std::uint16_t segment, std::uint16_t offset);
   // Blocks `signal` in the calling thread except inside KVM_RUN, where it ends the run: no handler
   // is needed.
   Result<void> use_kick_signal(int signal);
@@ -71,20 +83,13 @@ class KvmVcpu {
   int run();
   void set_immediate_exit(bool on);  // any thread
 
-  Result<std::vector<StateBlob>> save() const;
-  Result<void> load(const std::vector<StateBlob>& state);
+  // What the notes say is for the operator; the state is whole without them.
+  Result<std::vector<StateBlob>> save(StateNotes* notes = nullptr) const;
+  Result<StateNotes> load(const std::vector<StateBlob>& state);
 
  private:
   KvmVcpu(const KvmSystem& system, KvmHandle handle, KvmRun* run, std::uint32_t index)
       : system_(system), handle_(std::move(handle)), run_(run), index_(index) {}
-  Result<Bytes> get_msrs() const;
-  Result<void> set_msrs(const Bytes& bytes) const;
-  std::uint64_t sregs_bytes() const;
-  Result<void> set_sregs(const void* sregs) const;
-  std::vector<const char*> item_names() const;
-  Result<void> check_item(const StateBlob& blob) const;
-  Result<void> set_item(const StateBlob& blob) const;
-  Result<Bytes> get_item(std::string_view name) const;
 
   const KvmSystem& system_;
   KvmHandle handle_;

@@ -70,9 +70,21 @@ guest::i64 ModelMachine::map_gpa_range(guest::u64 gpa, guest::u64 pages, bool en
   run.exit.hypercall.args[2] =
       guest::page_state_argument(static_cast<guest::u64>(board_.form), encrypted);
   run.exit.hypercall.ret = ~0ULL;  // what a kernel before 6.14 may leave there
-  (void)handle_hypercall(run, board_.form, board_.layout, board_.map, board_.dirty);
+  MapConverter converter(board_.map, board_.dirty);
+  (void)handle_hypercall(run, {.form = board_.form}, board_.layout, converter);
   board_.hypercalls.fetch_add(1, std::memory_order_relaxed);
   return static_cast<guest::i64>(run.exit.hypercall.ret);
+}
+
+void ModelMachine::write_msr(std::uint32_t index, guest::u64 word) {
+  KvmRun run{};
+  run.exit_reason = kKvmExitWrmsr;
+  run.exit.msr.index = index;
+  run.exit.msr.data = word;
+  (void)handle_msr(run, board_.readiness);
+  if (run.exit.msr.error != 0 && fault_.empty()) {
+    fault_ = fmt::format("#GP at WRMSR of {:#x} to MSR {:#x}", word, index);
+  }
 }
 
 }  // namespace sealift

@@ -23,6 +23,7 @@
 #include "engine/dirty_set.h"
 #include "engine/page_map.h"
 #include "vmm_glue/exits/hypercall.h"
+#include "vmm_glue/exits/msr.h"
 #include "vmm_glue/guest/workload.h"
 #include "vmm_glue/private_memory.h"
 #include "vmm_glue/vmm/guest_memory.h"
@@ -42,12 +43,14 @@ class ModelMachine {
     PrivateMemory* private_memory;
     HypercallForm form;
     std::atomic<std::uint64_t>& hypercalls;
+    MigrationReadiness& readiness;
   };
   explicit ModelMachine(const Board& board) : board_(board) {}
 
   guest::u64 load(guest::u64 gpa, bool priv);
   void store(guest::u64 gpa, guest::u64 word, bool priv);
   guest::i64 map_gpa_range(guest::u64 gpa, guest::u64 pages, bool encrypted);
+  void write_msr(std::uint32_t index, guest::u64 word);
   void doorbell(guest::Doorbell bell) { bell_ = static_cast<int>(bell); }
   guest::u64 reg(guest::Reg which) const { return regs_[static_cast<unsigned>(which)]; }
   void set_reg(guest::Reg which, guest::u64 word) { regs_[static_cast<unsigned>(which)] = word; }

@@ -24,7 +24,8 @@ Result<std::unique_ptr<ModelVm>> ModelVm::make(const VmConfig& config,
 
 ModelVm::ModelVm(Parts parts) : Vm(std::move(parts)), log_(layout_.span_pages()) {
   const ModelMachine::Board board{
-      memory_, layout_, map_, dirty_, log_, private_memory_, advertised_form(config_), hypercalls_};
+      memory_,     layout_,   map_, dirty_, log_, private_memory_, advertised_form(config_),
+      hypercalls_, readiness_};
   for (std::uint32_t i = 0; i < config_.vcpus; ++i) {
     vcpus_.push_back(std::make_unique<ModelMachine>(board));
   }
@@ -34,6 +35,7 @@ void ModelVm::run(std::uint32_t vcpu) {
   ModelMachine& machine = *vcpus_[vcpu];
   guest::WorkloadVcpu<ModelMachine> program(machine, vcpu);
   while (!control_.should_stop()) {
+    control_.pay_throttle(vcpu);
     program.advance();
     if (!machine.fault().empty()) return control_.terminate(machine.fault());
     const int bell = machine.take_bell();

@@ -83,6 +83,7 @@ Result<void> RunControl::pause() {
 }
 
 void RunControl::shut_down() {
+  (void)throttle(0);
   if (threads_.empty()) return;
   (void)pause();  // of a terminated guest too: its other vCPUs may still be on their way out
   {
@@ -125,6 +126,45 @@ void RunControl::ring() {
 void RunControl::nap(std::chrono::microseconds time) {
   std::unique_lock lock(mutex_);
   changed_.wait_for(lock, time, [this] { return should_stop(); });
+}
+
+Result<void> RunControl::throttle(std::uint32_t percent) {
+  if (percent > kThrottlePercentMax) {
+    return fail(ErrorClass::kUsage, "a throttle of {} % is above {} %", percent,
+                kThrottlePercentMax);
+  }
+  const std::lock_guard lock(ticker_mutex_);
+  throttle_percent_.store(percent);
+  if (percent == 0) {
+    ticker_ = std::jthread();  // stops and joins
+  } else if (!ticker_.joinable()) {
+    ticker_ = std::jthread([this](const std::stop_token& stop) { tick_throttle(stop); });
+  }
+  return {};
+}
+
+void RunControl::tick_throttle(const std::stop_token& stop) {
+  std::mutex mutex;
+  std::unique_lock lock(mutex);
+  while (
+      !ticker_wake_.wait_for(lock, stop, kThrottlePeriod, [&] { return stop.stop_requested(); })) {
+    bool runs = false;
+    {
+      const std::lock_guard state_lock(mutex_);
+      runs = state_ == VmState::kRunning && started_ == vcpus_;
+    }
+    if (!runs) continue;
+    for (std::uint32_t i = 0; i < vcpus_; ++i) {
+      owes_throttle_[i].store(true);
+      runner_.kick(i, threads_[i].native_handle());
+    }
+  }
+}
+
+void RunControl::pay_throttle(std::uint32_t vcpu) {
+  if (!owes_throttle_[vcpu].load(std::memory_order_relaxed)) return;
+  owes_throttle_[vcpu].store(false);
+  nap(kThrottlePeriod * throttle_percent_.load() / 100);
 }
 
 bool RunControl::wait_for(std::chrono::milliseconds timeout, const std::function<bool()>& done) {

@@ -2,13 +2,15 @@
 //
 // Owner:   the VM. Its destructor, or shut_down(), stops and joins the threads.
 // Threads: resume(), pause() and shut_down() come from one control thread; should_stop(),
-//          terminate(), ring() and nap() from the vCPU threads; state() and wait_for() from any.
+//          terminate(), ring(), nap() and pay_throttle() from the vCPU threads; throttle(), state()
+//          and wait_for() from any.
 // Failure: kRefused for a wrong state, kLocalFault with the reason once the guest has terminated.
 // Invariants:
 //   I1  Between pause() and resume() no vCPU thread is inside VcpuRunner::run().
 //   I2  A stop is never lost: should_stop() is true before kick() is called, and stays so until
 //       resume().
 //   I3  kTerminated is final, and its reason is the first one given.
+//   I4  A kick without a stop is a throttle's: a vCPU that finds none pays it and runs on.
 #pragma once
 
 #include <pthread.h>
@@ -19,6 +21,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -45,7 +48,10 @@ class VcpuRunner {
 
 class RunControl {
  public:
-  RunControl(VcpuRunner& runner, std::uint32_t vcpus) : runner_(runner), vcpus_(vcpus) {}
+  static constexpr std::uint32_t kThrottlePercentMax = 99;
+
+  RunControl(VcpuRunner& runner, std::uint32_t vcpus)
+      : runner_(runner), vcpus_(vcpus), owes_throttle_(vcpus) {}
   RunControl(const RunControl&) = delete;
   RunControl& operator=(const RunControl&) = delete;
   ~RunControl() { shut_down(); }
@@ -61,6 +67,12 @@ class RunControl {
   bool should_stop() const { return stop_.load(std::memory_order_seq_cst); }
   void terminate(std::string why);
   void ring();  // something happened that a wait_for() may wait for
+  // Keeps every vCPU from running for `percent` of the time, 0 to kThrottlePercentMax. Holds until
+  // it is set again.
+  Result<void> throttle(std::uint32_t percent);
+  std::uint32_t throttle_percent() const { return throttle_percent_.load(); }
+  // Between two runs of guest code: naps if a throttle asked for it since the last call.
+  void pay_throttle(std::uint32_t vcpu);
   // For a guest that says it has nothing to do: waits for a stop, at most `time`.
   void nap(std::chrono::microseconds time);
 
@@ -68,6 +80,9 @@ class RunControl {
   bool wait_for(std::chrono::milliseconds timeout, const std::function<bool()>& done);
 
  private:
+  static constexpr std::chrono::microseconds kThrottlePeriod{10'000};
+  void tick_throttle(const std::stop_token& stop);
+
   Result<void> start_threads();
   void thread_main(std::uint32_t vcpu);
   void kick_all();
@@ -76,6 +91,11 @@ class RunControl {
   std::uint32_t const vcpus_;
   std::vector<std::jthread> threads_;  // made at the first resume()
   std::atomic<bool> stop_{true};
+  std::atomic<std::uint32_t> throttle_percent_{0};
+  std::vector<std::atomic<bool>> owes_throttle_;  // one for each vCPU
+  std::mutex ticker_mutex_;                       // guards ticker_
+  std::condition_variable_any ticker_wake_;
+  std::jthread ticker_;  // runs while the throttle is not 0
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -22,30 +22,48 @@ namespace {
 using guest::Mailbox;
 using guest::VcpuMailbox;
 
+constexpr const char* kReadinessName = "migration-control";
+constexpr std::uint32_t kReadinessVersion = 1;
+
 std::uint64_t of_vcpu(std::uint64_t vcpu, std::uint64_t offset) {
   return offsetof(Mailbox, vcpu) + vcpu * sizeof(VcpuMailbox) + offset;
 }
 
-Result<std::vector<std::byte>> read_image(const std::string& path, std::uint64_t bytes_max) {
+// `what` names the file in errors. An empty path is an empty file.
+Result<std::vector<std::byte>> read_file(const char* what, const std::string& path,
+                                         std::uint64_t bytes_max) {
   std::vector<std::byte> bytes;
   if (path.empty()) return bytes;
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rbe"),
                                                              &std::fclose);
   if (file == nullptr) {
-    return fail(ErrorClass::kUsage, "image {} cannot be opened: {}", path, strerrorname_np(errno));
+    return fail(ErrorClass::kUsage, "{} {} cannot be opened: {}", what, path,
+                strerrorname_np(errno));
   }
   std::array<std::byte, 65536> buffer;
   for (;;) {
     const std::size_t got = std::fread(buffer.data(), 1, buffer.size(), file.get());
     bytes.insert(bytes.end(), buffer.begin(), buffer.begin() + static_cast<std::ptrdiff_t>(got));
     if (bytes.size() > bytes_max) {
-      return fail(ErrorClass::kUsage, "image {} is larger than the guest's {} bytes", path,
-                  bytes_max);
+      return fail(ErrorClass::kUsage, "{} {} is larger than {} bytes", what, path, bytes_max);
     }
     if (got < buffer.size()) break;
   }
   if (std::ferror(file.get()) != 0) {
-    return fail(ErrorClass::kUsage, "image {} cannot be read: {}", path, strerrorname_np(errno));
+    return fail(ErrorClass::kUsage, "{} {} cannot be read: {}", what, path, strerrorname_np(errno));
+  }
+  return bytes;
+}
+
+Result<std::vector<std::byte>> read_program(const VmConfig& config) {
+  if (config.program == Program::kChecker) return std::vector<std::byte>{};
+  SEALIFT_TRY(auto bytes, read_file(name_of(config.program), config.program_path,
+                                    program_bytes_max(config.program)));
+  if (config.program != Program::kBootSector) return bytes;
+  if (bytes.size() != program_bytes_max(config.program) || bytes[510] != std::byte{0x55} ||
+      bytes[511] != std::byte{0xaa}) {
+    return fail(ErrorClass::kUsage, "{} is no boot sector: 512 bytes that end in 55 aa",
+                config.program_path);
   }
   return bytes;
 }
@@ -55,12 +73,13 @@ Result<std::vector<std::byte>> read_image(const std::string& path, std::uint64_t
 Result<Vm::Parts> Vm::make_parts(const VmConfig& config, PrivateMemory* private_memory,
                                  GuestMemory::Populate populate) {
   SEALIFT_CHECK(check_config(config));
-  SEALIFT_TRY(auto image, read_image(config.image_path, config.memory_bytes));
+  SEALIFT_TRY(auto image, read_file("image", config.image_path, config.memory_bytes));
+  SEALIFT_TRY(auto program, read_program(config));
   SEALIFT_TRY(auto plan, plan_guest(config.memory_bytes, config.vcpus, image.size()));
   SEALIFT_TRY(auto layout, layout_of_guest(config.memory_bytes));
-  SEALIFT_TRY(auto memory, GuestMemory::make(layout, populate));
-  return Parts{config,           std::move(plan), std::move(layout), std::move(memory),
-               std::move(image), private_memory};
+  SEALIFT_TRY(auto memory, GuestMemory::make(layout, populate, config.memory_backing));
+  return Parts{config,           std::move(plan),    std::move(layout), std::move(memory),
+               std::move(image), std::move(program), private_memory};
 }
 
 Vm::Vm(Parts parts)
@@ -71,8 +90,10 @@ Vm::Vm(Parts parts)
       private_memory_(parts.private_memory),
       map_(layout_.span_pages()),
       dirty_(layout_.span_pages()),
+      readiness_(config_.platform != Platform::kNone),
       control_(*this, config_.vcpus),
-      image_(std::move(parts.image)) {
+      image_(std::move(parts.image)),
+      program_(std::move(parts.program)) {
   if (config_.platform != Platform::kNone) return;
   for (const GfnRange& range : layout_.ranges()) map_.convert(range, PageClass::kShared);
 }
@@ -82,11 +103,22 @@ Result<void> Vm::boot() {
     return fail(ErrorClass::kRefused, "a guest that is {} cannot be booted",
                 name_of(control_.state()));
   }
-  convert_pages(map_, dirty_, GfnRange{Gfn{guest::kMailboxGfn}, 1}, PageClass::kShared);
-  write_image();
-  write_first_mailbox();
+  if (has_checker()) {
+    convert_pages(map_, dirty_, GfnRange{Gfn{guest::kMailboxGfn}, 1}, PageClass::kShared);
+    write_image();
+    write_first_mailbox();
+  } else {
+    write_program();
+  }
   SEALIFT_CHECK(set_initial_vcpus());
   return control_.set_ready();
+}
+
+GuestHealth Vm::health() const {
+  GuestHealth health;
+  if (control_.state() == VmState::kTerminated) health.ended = control_.reason();
+  if (!readiness_.allows()) health.not_ready = readiness_.reason();
+  return health;
 }
 
 VmStatus Vm::status() const {
@@ -94,6 +126,13 @@ VmStatus Vm::status() const {
   status.state = control_.state();
   status.reason = control_.reason();
   status.hypercalls = hypercalls_.load(std::memory_order_relaxed);
+  if (!readiness_.allows()) status.not_ready = readiness_.reason();
+  status.throttle_percent = control_.throttle_percent();
+  fill_status(status);
+  if (!has_checker()) {
+    status.booted = status.state != VmState::kCreated;
+    return status;
+  }
   if (read_mailbox(offsetof(Mailbox, magic)) != guest::kMailboxMagic) return status;
   status.booted = is_booted();
   for (std::uint32_t i = 0; i < config_.vcpus; ++i) {
@@ -114,7 +153,7 @@ Result<void> Vm::check_runs(const char* wish) const {
 }
 
 Result<void> Vm::wait_booted(std::chrono::milliseconds timeout) {
-  if (is_booted()) return {};
+  if (!has_checker() || is_booted()) return {};
   SEALIFT_CHECK(check_runs("wait for the guest's boot"));
   if (control_.wait_for(timeout, [this] { return is_booted(); })) return {};
   SEALIFT_CHECK(check_runs("wait for the guest's boot"));
@@ -123,6 +162,10 @@ Result<void> Vm::wait_booted(std::chrono::milliseconds timeout) {
 }
 
 Result<SelfCheck> Vm::self_check(std::chrono::milliseconds timeout) {
+  if (!has_checker()) {
+    return fail(ErrorClass::kRefused, "this guest runs a {}: only the checker can check its memory",
+                name_of(config_.program));
+  }
   SEALIFT_CHECK(check_runs("check the guest's memory"));
   std::vector<std::uint64_t> requests;
   for (std::uint32_t i = 0; i < config_.vcpus; ++i) {
@@ -184,7 +227,36 @@ Result<std::vector<StateBlob>> Vm::save_state() {
     return fail(ErrorClass::kRefused, "vCPU state cannot be saved while the guest is {}",
                 name_of(control_.state()));
   }
-  return save_vcpus();
+  SEALIFT_TRY(auto state, save_vcpus());
+  state.push_back(save_readiness());
+  return state;
+}
+
+StateBlob Vm::save_readiness() const {
+  StateBlob blob{StateBlob::Kind::kDevice, 0, kReadinessName, kReadinessVersion, Bytes(8)};
+  const std::uint64_t word = readiness_.save();
+  std::memcpy(blob.bytes.data(), &word, sizeof word);
+  return blob;
+}
+
+Result<void> Vm::load_readiness(std::vector<StateBlob>& state) {
+  const auto is_it = [](const StateBlob& blob) { return blob.name == kReadinessName; };
+  const auto copies = std::count_if(state.begin(), state.end(), is_it);
+  if (copies != 1) {
+    return fail(ErrorClass::kRefused, "state '{}' comes {} times instead of once", kReadinessName,
+                copies);
+  }
+  const auto found = std::find_if(state.begin(), state.end(), is_it);
+  std::uint64_t word = 0;
+  if (found->kind != StateBlob::Kind::kDevice || found->index != 0 ||
+      found->version != kReadinessVersion || found->bytes.size() != sizeof word) {
+    return fail(ErrorClass::kMalformed, "state '{}' of device {}, version {}, has {} bytes",
+                found->name, found->index, found->version, found->bytes.size());
+  }
+  std::memcpy(&word, found->bytes.data(), sizeof word);
+  SEALIFT_CHECK(readiness_.restore(word));
+  state.erase(found);
+  return {};
 }
 
 Result<void> Vm::load_state(std::vector<StateBlob> state) {
@@ -192,6 +264,7 @@ Result<void> Vm::load_state(std::vector<StateBlob> state) {
     return fail(ErrorClass::kRefused, "vCPU state cannot be loaded while the guest is {}",
                 name_of(control_.state()));
   }
+  SEALIFT_CHECK(load_readiness(state));
   SEALIFT_CHECK(load_vcpus(std::move(state)));
   return control_.set_ready();
 }
@@ -235,6 +308,8 @@ void Vm::write_first_mailbox() {
       config_.flips_per_1000.value_or(default_flips_per_1000(config_.workload)));
   set(offsetof(Mailbox, hypercall_form), static_cast<std::uint64_t>(advertised_form(config_)));
   set(offsetof(Mailbox, spin_per_step), config_.spin_per_step);
+  set(offsetof(Mailbox, hypercall_by), static_cast<std::uint64_t>(config_.hypercall_by));
+  set(offsetof(Mailbox, ready_when), static_cast<std::uint64_t>(config_.ready));
   for (std::uint32_t i = 0; i < config_.vcpus; ++i) {
     const VcpuPlan& vcpu = plan_.vcpus[i];
     set(of_vcpu(i, offsetof(VcpuMailbox, arena_first)), vcpu.arena_first);
@@ -257,6 +332,20 @@ void Vm::write_image() {
       const std::uint64_t linear = vcpu.arena_first + vcpu.arena_pages - vcpu.image_pages + i;
       write_as_guest(base_of(Gfn{guest::gfn_of_linear(linear)}), page);
     }
+  }
+}
+
+// As firmware does: a boot sector at 0:0x7c00, a flat binary at 0x1000:0.
+void Vm::write_program() {
+  const std::uint64_t at =
+      config_.program == Program::kBootSector ? kBootSectorGpa : kFlatBinaryGpa;
+  for (std::size_t done = 0; done < program_.size();) {
+    const std::uint64_t gpa = at + done;
+    std::array<std::byte, kPageBytes> page{};
+    const std::size_t bytes = std::min(program_.size() - done, kPageBytes - gpa % kPageBytes);
+    std::copy_n(program_.begin() + static_cast<std::ptrdiff_t>(done), bytes, page.begin());
+    write_as_guest(Gpa{gpa}, ByteView(page).first((bytes + 7) / 8 * 8));
+    done += bytes;
   }
 }
 

@@ -1,5 +1,5 @@
-// Vm: a guest of the reference VMM, on a real KVM or on modelled vCPUs, with a program inside that
-// checks its own memory.
+// Vm: a guest of the reference VMM, on a real KVM or on modelled vCPUs. Its program is the checker,
+// which checks its own memory, or on KVM a boot sector or flat binary of anybody's.
 //
 // Source:       make_vm(), boot(), resume().
 // Destination:  make_vm() with the same config, memory and conversions through GuestPort,
@@ -29,6 +29,7 @@
 #include <vector>
 
 #include "engine/guest_port.h"
+#include "vmm_glue/exits/msr.h"
 #include "vmm_glue/guest/guest_plan.h"
 #include "vmm_glue/private_memory.h"
 #include "vmm_glue/vmm/guest_memory.h"
@@ -40,9 +41,14 @@ namespace sealift {
 struct VmStatus {
   VmState state = VmState::kCreated;
   std::string reason;       // of kTerminated
-  bool booted = false;      // every vCPU has filled its memory
+  bool booted = false;      // every vCPU has filled its memory; other programs: it has run
   std::uint64_t steps = 0;  // of all vCPUs, as last reported: an idle guest reports only at a check
-  std::uint64_t hypercalls = 0;  // served here, answered either way
+  std::uint64_t hypercalls = 0;        // served here, answered either way
+  std::string not_ready;               // GuestHealth::not_ready
+  std::uint32_t throttle_percent = 0;  // of the time the vCPUs are kept from running
+  std::uint64_t serial_bytes = 0;      // printed by the guest on this host
+  std::string dirty_backend;           // of a guest on KVM
+  std::vector<std::string> notes;  // of the state saved or loaded last: what was left out, and why
 };
 
 struct SelfCheck {
@@ -65,7 +71,7 @@ class Vm : public GuestPort, protected VcpuRunner {
   // The guest has filled its memory. kTimedOut, or kLocalFault/kRefused when it does not run (any
   // more).
   Result<void> wait_booted(std::chrono::milliseconds timeout);
-  // Asks every vCPU to check everything it owns. REQUIRES nothing; refused unless running.
+  // Asks every vCPU to check everything it owns. REQUIRES nothing; refused unless a checker runs.
   Result<SelfCheck> self_check(std::chrono::milliseconds timeout);
 
   // What the guest itself reads in a page, by the page map's class. REQUIRES: gfn in layout().
@@ -78,8 +84,10 @@ class Vm : public GuestPort, protected VcpuRunner {
   Result<void> read_plain(Gfn gfn, std::span<std::byte, kPageBytes> out) final;
   Result<void> write_plain(Gfn gfn, std::span<const std::byte, kPageBytes> in) final;
   Result<void> apply_conversion(GfnRange range, PageClass cls) final;
+  GuestHealth health() const final;
   Result<void> pause() final { return control_.pause(); }
   Result<void> resume() final { return control_.resume(); }
+  Result<void> throttle(std::uint32_t percent) final { return control_.throttle(percent); }
   Result<std::vector<StateBlob>> save_state() final;
   Result<void> load_state(std::vector<StateBlob> state) final;
 
@@ -90,6 +98,7 @@ class Vm : public GuestPort, protected VcpuRunner {
     MemoryLayout layout;
     GuestMemory memory;
     std::vector<std::byte> image;
+    std::vector<std::byte> program;  // of a guest that runs no checker
     PrivateMemory* private_memory;
   };
   static Result<Parts> make_parts(const VmConfig& config, PrivateMemory* private_memory,
@@ -99,6 +108,7 @@ class Vm : public GuestPort, protected VcpuRunner {
   virtual Result<void> set_initial_vcpus() = 0;
   virtual Result<std::vector<StateBlob>> save_vcpus() = 0;
   virtual Result<void> load_vcpus(std::vector<StateBlob> state) = 0;
+  virtual void fill_status(VmStatus& status) const { (void)status; }  // what only it knows
 
   // Writes as the guest would, by the page map's class. REQUIRES: gpa and size multiples of 8,
   // inside one page of RAM.
@@ -114,16 +124,22 @@ class Vm : public GuestPort, protected VcpuRunner {
   PageMap map_;
   DirtySet dirty_;
   std::atomic<std::uint64_t> hypercalls_{0};
+  MigrationReadiness readiness_;
   RunControl control_;  // the destructors of derived classes shut it down: its threads call them
 
  private:
+  bool has_checker() const { return config_.program == Program::kChecker; }
+  void write_program();
   Result<void> check_runs(const char* wish) const;
   void write_image();
   void write_first_mailbox();
+  StateBlob save_readiness() const;
+  Result<void> load_readiness(std::vector<StateBlob>& state);  // takes it out
   bool is_booted() const;
   bool is_checked(const std::vector<std::uint64_t>& requests) const;
 
   std::vector<std::byte> const image_;
+  std::vector<std::byte> const program_;
 };
 
 // `private_memory` holds the private pages of a modelled guest; null: they are plain. The KVM

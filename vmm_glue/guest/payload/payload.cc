@@ -1,5 +1,5 @@
-// The KVM guest's program: a flat binary that runs at CPL3 in long mode, without exceptions,
-// interrupts or a kernel.
+// The KVM guest's program: a flat binary that runs in long mode, at CPL3 or, with real hypercalls, at
+// CPL0, without exceptions, interrupts or a kernel.
 //
 // The VMM enters at start() with rdi = vCPU number and rsp = the top of the vCPU's stack; all vCPUs
 // share the code. Compiled with -mgeneral-regs-only, -ffixed-r14 and -ffixed-r15: the compiler
@@ -41,9 +41,27 @@ struct KvmMachine {
   }
 
   i64 map_gpa_range(u64 gpa, u64 npages, bool encrypted) {
-    const u64 form = load(kMailboxGfn * kPageSize + offsetof(Mailbox, hypercall_form), false);
-    return static_cast<i64>(exit_to_vmm(kHypercallGpa, kPageStateHypercall, gpa, npages,
-                                        page_state_argument(form, encrypted)));
+    const u64 word = page_state_argument(global(offsetof(Mailbox, hypercall_form)), encrypted);
+    u64 result = kPageStateHypercall;
+    switch (global(offsetof(Mailbox, hypercall_by))) {
+      case kByVmcall:
+        asm volatile("vmcall" : "+a"(result) : "b"(gpa), "c"(npages), "d"(word), "S"(0) : "memory");
+        break;
+      case kByVmmcall:
+        asm volatile("vmmcall" : "+a"(result) : "b"(gpa), "c"(npages), "d"(word), "S"(0) : "memory");
+        break;
+      default:
+        result = exit_to_vmm(kHypercallGpa, kPageStateHypercall, gpa, npages, word);
+        break;
+    }
+    return static_cast<i64>(result);
+  }
+  void write_msr(std::uint32_t index, u64 value) {
+    if (global(offsetof(Mailbox, hypercall_by)) == kByMmio) {
+      exit_to_vmm(kWriteMsrGpa, 0, index, value, 0);
+    } else {
+      asm volatile("wrmsr" : : "c"(index), "a"(value), "d"(value >> 32) : "memory");
+    }
   }
   void doorbell(Doorbell bell) { exit_to_vmm(kDoorbellGpa, 0, static_cast<u64>(bell), 0, 0); }
 
@@ -71,6 +89,7 @@ struct KvmMachine {
   }
 
  private:
+  u64 global(u64 offset) { return load(kMailboxGfn * kPageSize + offset, false); }
   static volatile u64* word_at(u64 gpa) { return reinterpret_cast<volatile u64*>(gpa); }
 };
 

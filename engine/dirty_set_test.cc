@@ -1,0 +1,223 @@
+#include "engine/dirty_set.h"
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "engine/page_map.h"
+#include "engine/round.h"
+
+namespace sealift {
+namespace {
+
+using Pages = std::set<std::uint64_t>;
+
+Pages pages_of(const std::vector<DirtyBlock>& blocks) {
+  Pages pages;
+  for (const DirtyBlock& block : blocks) {
+    for (std::uint64_t i = 0; i < 64 * DirtyBlock::kWords; ++i) {
+      if ((block.words[i / 64] >> (i % 64) & 1) != 0) pages.insert(block.first_word * 64 + i);
+    }
+  }
+  return pages;
+}
+
+Pages pages_of(const PageBitmap& bitmap) {
+  Pages pages;
+  for (std::uint64_t i = 0; i < bitmap.words().size() * 64; ++i) {
+    if ((bitmap.words()[i / 64] >> (i % 64) & 1) != 0) pages.insert(i);
+  }
+  return pages;
+}
+
+// Single pages, ranges that are whole words and blocks or end inside one, words of a log.
+void mark_something(DirtySet& dirty, Pages& model) {
+  const std::uint64_t span = dirty.span_pages();
+  const auto first = *rc::gen::inRange<std::uint64_t>(0, span);
+  switch (*rc::gen::inRange(0, 3)) {
+    case 0:
+      dirty.mark(Gfn{first});
+      model.insert(first);
+      return;
+    case 1: {
+      const auto pages =
+          *rc::gen::oneOf(rc::gen::inRange<std::uint64_t>(0, std::min<std::uint64_t>(span, 300)),
+                          rc::gen::inRange<std::uint64_t>(0, span), rc::gen::just(span));
+      const GfnRange range{Gfn{first}, std::min(pages, span - first)};
+      dirty.mark(range);
+      for (std::uint64_t i = 0; i < range.pages; ++i) model.insert(first + i);
+      return;
+    }
+    default: {
+      const auto bits = *rc::gen::arbitrary<std::uint64_t>();
+      dirty.merge_word(first / 64, bits);
+      for (std::uint64_t i = 0; i < 64 && first / 64 * 64 + i < span; ++i) {
+        if ((bits >> i & 1) != 0) model.insert(first / 64 * 64 + i);
+      }
+    }
+  }
+}
+
+rc::Gen<std::uint64_t> span_gen() {
+  return rc::gen::oneOf(rc::gen::inRange<std::uint64_t>(1, 300),
+                        rc::gen::inRange<std::uint64_t>(1, 13'000),
+                        rc::gen::element<std::uint64_t>(64, 4096, 4160, 8192));
+}
+
+TEST(DirtySet, KeepsWhatItIsGivenAndDrainsItOnce) {
+  DirtySet dirty(130);
+  dirty.mark(Gfn{0});
+  dirty.mark(GfnRange{Gfn{60}, 70});
+  dirty.merge_word(2, ~0ULL);  // pages 128 and 129 exist, the rest of the word does not
+  EXPECT_EQ(dirty.count(), 71u);
+  PageBitmap into(130);
+  dirty.drain(into);
+  EXPECT_EQ(into.count(), 71u);
+  EXPECT_EQ(dirty.count(), 0u);
+  dirty.drain(into);
+  EXPECT_EQ(into.count(), 71u);
+}
+
+RC_GTEST_PROP(DirtySet, AgreesWithASetOfPages, ()) {
+  DirtySet dirty(*span_gen());
+  Pages model;
+  const auto steps = *rc::gen::inRange(1, 20);
+  for (int step = 0; step < steps; ++step) {
+    if (*rc::gen::inRange(0, 4) > 0) {
+      mark_something(dirty, model);
+    } else if (*rc::gen::arbitrary<bool>()) {
+      PageBitmap into(dirty.span_pages());
+      into.words()[0] = 1;  // what is there stays there
+      model.insert(0);
+      dirty.drain(into);
+      RC_ASSERT(pages_of(into) == model);
+      model.clear();
+    } else {
+      RC_ASSERT(pages_of(dirty.drain()) == model);
+      model.clear();
+    }
+    RC_ASSERT(dirty.count() == model.size());
+  }
+  for (std::uint64_t i = 0; i < dirty.span_pages(); ++i) {
+    RC_ASSERT(dirty.is_marked(Gfn{i}) == model.contains(i));
+    RC_ASSERT((dirty.marked_bits(i / 64) >> (i % 64) & 1) == model.count(i));
+  }
+}
+
+RC_GTEST_PROP(DirtySet, CountsByTheClassOfNow, ()) {
+  DirtySet dirty(*span_gen());
+  PageMap map(dirty.span_pages());
+  Pages model;
+  for (int i = 0; i < 5; ++i) mark_something(dirty, model);
+  for (int i = 0; i < 5; ++i) {
+    const auto first = *rc::gen::inRange<std::uint64_t>(0, dirty.span_pages());
+    const auto pages = *rc::gen::inRange<std::uint64_t>(0, dirty.span_pages() - first + 1);
+    map.convert(GfnRange{Gfn{first}, pages}, i % 2 == 0 ? PageClass::kShared : PageClass::kPrivate);
+  }
+  const auto shared =
+      static_cast<std::uint64_t>(std::count_if(model.begin(), model.end(), [&](std::uint64_t page) {
+        return map.class_of(Gfn{page}) == PageClass::kShared;
+      }));
+  const DirtyCounts counts = dirty.count_by_class(map);
+  RC_ASSERT(counts.shared_pages == shared);
+  RC_ASSERT(counts.total() == model.size());
+}
+
+TEST(DirtySet, NothingMarkedBesideADrainIsLost) {
+  constexpr std::uint64_t kSpan = 4096;
+  DirtySet dirty(kSpan);
+  std::vector<std::uint64_t> seen(kSpan);
+  std::atomic<bool> done{false};
+  std::jthread marker([&] {
+    for (std::uint64_t i = 0; i < kSpan; ++i) dirty.mark(Gfn{i});
+    done = true;
+  });
+  bool last = false;
+  while (!last) {
+    last = done;
+    PageBitmap into(kSpan);
+    dirty.drain(into);
+    for (std::uint64_t i = 0; i < kSpan; ++i) seen[i] += into.words()[i / 64] >> (i % 64) & 1;
+  }
+  for (std::uint64_t i = 0; i < kSpan; ++i) ASSERT_EQ(seen[i], 1u) << i;
+}
+
+// What the set is for: a page is written, then marked; a copy taken after each drain is never older
+// than the last mark that the set no longer holds.
+TEST(DirtySet, TheLastCopyOfAPageIsItsLastContent) {
+  constexpr std::array<std::uint64_t, 4> kPages = {0, 1, 64, 4096};
+  constexpr std::uint64_t kWrites = 100'000;
+  DirtySet dirty(3 * 4096);
+  std::array<std::atomic<std::uint64_t>, kPages.size()> content{};
+  std::array<std::uint64_t, kPages.size()> copy{};
+  std::atomic<bool> done{false};
+  std::jthread writer([&] {
+    for (std::uint64_t n = 1; n <= kWrites; ++n) {
+      const std::uint64_t i = n % kPages.size();
+      content[i].store(n, std::memory_order_relaxed);
+      if (n % 7 == 0) {
+        dirty.mark(GfnRange{Gfn{kPages[i]}, 64});  // a whole word for three of them
+      } else {
+        dirty.mark(Gfn{kPages[i]});
+      }
+    }
+    done = true;
+  });
+  for (bool last = false; !last;) {
+    last = done;
+    const Pages drained = pages_of(dirty.drain());
+    for (std::size_t i = 0; i < kPages.size(); ++i) {
+      if (drained.contains(kPages[i])) copy[i] = content[i].load(std::memory_order_relaxed);
+    }
+  }
+  for (std::size_t i = 0; i < kPages.size(); ++i) EXPECT_EQ(copy[i], content[i].load()) << i;
+}
+
+RC_GTEST_PROP(Round, ReturnsEachPageOnceByItsClassAndLeavesOutWhatIsDirtyAgain, ()) {
+  DirtySet dirty(*span_gen());
+  PageMap map(dirty.span_pages());
+  Pages model, again;
+  for (int i = 0; i < 4; ++i) mark_something(dirty, model);
+  const auto cut = *rc::gen::inRange<std::uint64_t>(0, dirty.span_pages() + 1);
+  map.convert(GfnRange{Gfn{0}, cut}, PageClass::kShared);
+  const auto shared_max = *rc::gen::inRange<std::uint32_t>(1, 600);
+  const auto private_max = *rc::gen::inRange<std::uint32_t>(1, 600);
+  Round round(dirty, shared_max, private_max);
+  RC_ASSERT(dirty.count() == 0u);
+  RC_ASSERT(round.pages() == model.size());
+  if (*rc::gen::arbitrary<bool>()) mark_something(dirty, again);
+  const bool skip = *rc::gen::arbitrary<bool>();
+  Pages returned;
+  while (auto plan = round.next(map, skip)) {
+    RC_ASSERT(!plan->gfns.empty());
+    RC_ASSERT(std::is_sorted(plan->gfns.begin(), plan->gfns.end()));
+    RC_ASSERT(plan->gfns.size() <= (plan->cls == PageClass::kShared ? shared_max : private_max));
+    for (Gfn gfn : plan->gfns) {
+      RC_ASSERT(map.class_of(gfn) == plan->cls);
+      RC_ASSERT(returned.insert(value(gfn)).second);
+    }
+  }
+  Pages expected = model;
+  if (skip) std::erase_if(expected, [&](std::uint64_t page) { return again.contains(page); });
+  RC_ASSERT(returned == expected);
+  RC_ASSERT(round.skipped_pages() == model.size() - expected.size());
+}
+
+TEST(ConvertPages, TheWholeRangeIsDirtyAfterwards) {
+  PageMap map(64);
+  DirtySet dirty(64);
+  convert_pages(map, dirty, GfnRange{Gfn{3}, 5}, PageClass::kShared);
+  EXPECT_EQ(map.shared_pages(), 5u);
+  EXPECT_EQ(dirty.count(), 5u);
+  convert_pages(map, dirty, GfnRange{Gfn{3}, 5}, PageClass::kShared);  // also when nothing changes
+  EXPECT_EQ(dirty.count(), 5u);
+}
+
+}  // namespace
+}  // namespace sealift
