@@ -179,6 +179,29 @@ TEST(DirtySet, TheLastCopyOfAPageIsItsLastContent) {
   for (std::size_t i = 0; i < kPages.size(); ++i) EXPECT_EQ(copy[i], content[i].load()) << i;
 }
 
+// Each mark races with a drain of its own: after the next whole drain it must have come out.
+TEST(DirtySet, AMarkComesOutOfTheNextDrain) {
+  constexpr int kMarks = 20'000;
+  DirtySet dirty(4096);
+  std::atomic<std::uint64_t> drains{0}, came_out{0};
+  std::atomic<bool> done{false};
+  std::jthread drainer([&] {
+    while (!done) {
+      for (const DirtyBlock& block : dirty.drain()) came_out += block.words[0] & 1;
+      ++drains;
+    }
+  });
+  for (std::uint64_t mark = 1; mark <= kMarks; ++mark) {
+    dirty.mark(Gfn{0});
+    // The drain under way may have missed it; the one after it may not.
+    const std::uint64_t enough = drains + 2;
+    while (drains < enough && came_out < mark) std::this_thread::yield();
+    EXPECT_EQ(came_out, mark);
+    if (HasFailure()) break;
+  }
+  done = true;
+}
+
 RC_GTEST_PROP(Round, ReturnsEachPageOnceByItsClassAndLeavesOutWhatIsDirtyAgain, ()) {
   DirtySet dirty(*span_gen());
   PageMap map(dirty.span_pages());

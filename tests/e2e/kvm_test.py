@@ -1,7 +1,11 @@
 """Migrations between two processes of guests on the real /dev/kvm; skipped with the reason where it is not usable."""
-import unittest
+import os
+import pathlib
+import time
 
-from agents import AgentTest
+from agents import LIMIT_S, AgentTest, unittest
+
+BOOT_SECTORS = pathlib.Path(os.environ["SEALIFT_BOOT_SECTORS"])
 
 
 class KvmTest(AgentTest):
@@ -12,8 +16,34 @@ class KvmTest(AgentTest):
         if not reason.startswith("kvm:"):
             self.skipTest(reason)
 
-    def test_sev(self):
-        self.move("platform=sev", "backend=kvm", "memory=16M", "vcpus=2", source=("workload=hotset",))
+    def test_every_way_to_track_writes(self):
+        """The guest checks its memory and its general, XMM and control registers against each other after the move."""
+        for vcpus in (1, 2):
+            for dirty in ("log", "manual", "ring"):
+                with self.subTest(vcpus=vcpus, dirty=dirty):
+                    a, b, _ = self.move("platform=sev", "backend=kvm", "memory=16M", f"vcpus={vcpus}", f"dirty={dirty}",
+                                        source=("workload=hotset",))
+                    self.assertEqual(self.json("status", agent=a)["vm"]["dirty_backend"], dirty)
+                    self.assertEqual(self.json("status", agent=b)["vm"]["notes"] if "notes" in
+                                     self.json("status", agent=b)["vm"] else [], [])
+
+    def test_writes_tracked_by_userfaultfd(self):
+        a, b = self.agent_or_skip("A", "source", "backend=kvm", "memory=16M", "dirty=uffd", "workload=sweep"), \
+            self.agent("B", "destination", "backend=kvm", "memory=16M")
+        done = self.start(a, b)
+        if done.returncode != 0 and "userfaultfd" in done.stderr:
+            self.skipTest(done.stderr)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assert_same_digests(a, b)
+        self.assert_runs_and_is_whole(b)
+
+    def agent_or_skip(self, *arguments):
+        try:
+            return self.agent(*arguments)
+        except RuntimeError as error:
+            if "userfaultfd" in str(error) or "uffd" in str(error):
+                self.skipTest(str(error))
+            raise
 
     def test_none(self):
         self.move("platform=none", "backend=kvm", "memory=16M", source=("workload=sweep",))
@@ -21,6 +51,60 @@ class KvmTest(AgentTest):
     def test_flipstorm_under_the_older_hypercall(self):
         self.move("platform=sev", "backend=kvm", "memory=16M", "hypercall=page-enc-status",
                   source=("workload=flipstorm",))
+
+    def test_huge_pages(self):
+        reserve = pathlib.Path("/proc/sys/vm/nr_hugepages")
+        if int(reserve.read_text(encoding="ascii")) < 16:
+            self.skipTest("fewer than 16 huge pages are reserved in /proc/sys/vm/nr_hugepages")
+        self.move("platform=sev", "backend=kvm", "memory=16M", "memory-backing=hugepages", source=("workload=random",))
+
+    def printed(self, name):
+        path = pathlib.Path(self.work) / name
+        return path.read_text(encoding="ascii") if path.exists() else ""
+
+    def wait_printed(self, name, count):
+        deadline = time.monotonic() + LIMIT_S
+        while len(self.printed(name)) < count:
+            self.assertLess(time.monotonic(), deadline, f"{name}: {self.printed(name)!r}")
+
+    def test_a_boot_sector_goes_on_counting(self):
+        guest = ("backend=kvm", "memory=16M", f"boot-sector={BOOT_SECTORS}/page_counter.bin")
+        a = self.agent("A", "source", *guest, f"serial={self.work}/serial-a")
+        b = self.agent("B", "destination", *guest, f"serial={self.work}/serial-b")
+        self.wait_printed("serial-a", 2)
+        done = self.start(a, b)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assert_same_digests(a, b)
+        self.wait_printed("serial-b", 3)
+        self.assertEqual(self.printed("serial-a").strip("B"), "A")  # '!' is a byte that broke the row
+        self.assertEqual(self.printed("serial-b").strip("B"), "")
+        refused = self.migrate("verify", agent=b)
+        self.assert_one_clear_sentence(refused, 3, "boot-sector", "checker")
+
+    def test_a_guest_that_ends_while_it_is_sent(self):
+        """A flat binary that runs for a while and then triple-faults: the migration ends cleanly, with the reason."""
+        program = pathlib.Path(self.work) / "short.bin"
+        # mov ecx, COUNT; L: add [0x20000 & 0xffff], al; loopd L; lidt [zero]; int3  (real mode; ds = 0x1000)
+        count = 3_000_000
+        program.write_bytes(b"\x66\xb9" + count.to_bytes(4, "little") + b"\x00\x06\x00\x80" + b"\x67\xe2\xf9"
+                            + b"\x0f\x01\x1e\x00\x90" + b"\xcc")
+        guest = ("backend=kvm", "memory=64M", f"flat-binary={program}")
+        a, b = self.pair(*guest)
+        done = self.start(a, b, "--downtime-ms", "0", "--rounds-max", "1000")
+        if done.returncode == 0:
+            self.fail("the guest was to end before its migration did")
+        self.assert_one_clear_sentence(done, 11, "terminated", "triple fault")
+        status = self.json("status", agent=a)
+        self.assertEqual((status["state"], status["vm"]["state"]), ("terminated", "terminated"), status)
+        self.assertIn("triple fault", status["vm"]["reason"])
+        self.wait_state(b, "empty")
+        again = self.start(a, b)
+        self.assert_one_clear_sentence(again, 3, "has terminated", "triple fault")
+
+    def test_a_throttle_lets_a_guest_that_writes_too_fast_converge(self):
+        _, _, done = self.move("platform=sev", "backend=kvm", "memory=32M", source=("workload=random", "flips=0"),
+                               options=("--downtime-ms", "20", "--throttle-max", "90", "--json"))
+        self.assertEqual(done.returncode, 0)
 
 
 if __name__ == "__main__":

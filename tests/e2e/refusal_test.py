@@ -33,6 +33,19 @@ class RefusalTest(AgentTest):
         c = self.agent("C", "destination", *GUEST, "vcpus=2")
         self.assertIn("vCPU counts differ: C has 2, A has 1", self.start(a, c).stderr)
 
+    def test_a_guest_that_is_not_ready(self):
+        for ready, words in (("never", "never"), ("withdrawn", "withdr")):
+            a, b = self.pair(*GUEST, source=(f"ready={ready}",))
+            for command in ("check", "start"):
+                done = self.migrate(command, "--to", b.listen, agent=a)
+                self.assert_one_clear_sentence(done, 3, "is not ready to be migrated", words)
+            self.assertIn(words, self.json("status", agent=a)["vm"]["not_ready"])
+            done = self.start(a, b, "--ignore-readiness")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assert_runs_and_is_whole(b)
+            # Readiness is state of the guest and came along.
+            self.assertIn(words, self.json("status", agent=b)["vm"]["not_ready"])
+
     def test_another_protocol_version(self):
         a = self.agent("A", "source", *GUEST)
         b = self.agent("B", "destination", *GUEST, "--protocol-versions", "7", "9")

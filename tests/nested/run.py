@@ -9,8 +9,8 @@ otherwise. The shared libraries that programs need come with them. Nothing that 
 
 The kernel "private" has real private memory (private_kvm.py); making it takes minutes, so SEALIFT_LONG=1 must be set.
 
-Status 77: this machine lacks something, the reason is printed. 124: the program took longer than the limit, which
-includes the boot. 125: the emulated machine failed.
+Status 77: this machine lacks something, the reason is printed. 124: the program took longer than the limit (600 s).
+125: the emulated machine failed.
 """
 import argparse
 import os

@@ -12,77 +12,10 @@
 #include <string>
 #include <thread>
 
-#include "tests/support/memory_channel.h"
-#include "tests/support/sim_guest.h"
-#include "tools/agent/destination_runner.h"
-#include "tools/agent/source_runner.h"
+#include "tests/sim/rig.h"
 
 namespace sealift::test {
 namespace {
-
-constexpr std::uint64_t kPages = 300;
-
-Hello hello(std::string name) {
-  Hello hello;
-  hello.agent_name = std::move(name);
-  hello.build = "test";
-  hello.platform = Platform::kSev;
-  hello.backend = "model";
-  hello.memory = {GfnRange{Gfn{0}, kPages}};
-  hello.batch_pages_max = 32;
-  return hello;
-}
-
-struct Rig {
-  explicit Rig(std::uint64_t seed) : source(kPages, 11, seed), destination(kPages, 22, seed + 1) {
-    destination.await_migration();
-    std::tie(source_end, destination_end) = make_memory_channels();
-    source_config.hello = hello("A");
-    source_config.guest_name = "guest";
-    source_config.goals.rounds_max = 4;
-    source_config.goals.downtime_max_ns = 1;  // never predicted: always the full number of rounds
-    hooks.open_guest = [this]() -> Result<IncomingGuest> {
-      return IncomingGuest{&destination, &importer};
-    };
-  }
-
-  void run() {
-    Progress progress_destination;
-    SourceRunner runner(source_config, source, &exporter, *source_end, progress);
-    source_runner = &runner;
-    DestinationRunner incoming(destination_hello, destination.layout(), *destination_end, hooks,
-                               progress_destination);
-    std::jthread thread([&] { report_destination = incoming.run(); });
-    report = runner.run();
-    thread.join();
-    source_runner = nullptr;
-  }
-
-  bool source_runs() const {
-    return report.outcome != Outcome::kDone && report.outcome != Outcome::kInDoubt;
-  }
-  bool destination_runs() const { return report_destination.outcome == DestinationOutcome::kRuns; }
-  std::string text() const {
-    return std::string(name_of(report.outcome)) + ": " +
-           (report.error ? report.error->detail : "-") + " / " +
-           name_of(report_destination.outcome) + ": " +
-           (report_destination.error ? report_destination.error->detail : "-");
-  }
-
-  SimGuest source;
-  SimGuest destination;
-  SimExporter exporter{source};
-  SimImporter importer{destination};
-  std::unique_ptr<MemoryChannel> source_end;
-  std::unique_ptr<MemoryChannel> destination_end;
-  SourceConfig source_config;
-  Hello destination_hello = hello("B");
-  DestinationHooks hooks;
-  Progress progress;
-  std::atomic<SourceRunner*> source_runner{nullptr};
-  MigrationReport report;
-  DestinationReport report_destination;
-};
 
 TEST(Session, MovesTheGuestExactly) {
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {

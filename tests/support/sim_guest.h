@@ -13,6 +13,7 @@
 // Threads: one. The firmware is the pair of export and import below.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -63,8 +64,9 @@ class SimGuest : public GuestPort {
   Result<void> read_plain(Gfn gfn, std::span<std::byte, kPageBytes> out) override;
   Result<void> write_plain(Gfn gfn, std::span<const std::byte, kPageBytes> in) override;
   Result<void> apply_conversion(GfnRange, PageClass) override { return {}; }
-  GuestHealth health() const override { return own_health; }
-  GuestHealth own_health;
+  GuestHealth health() const override { return {has_ended ? "triple fault" : "", not_ready}; }
+  std::atomic<bool> has_ended{false};  // any thread
+  std::string not_ready;
   Result<void> pause() override;
   Result<void> resume() override;
   Result<void> throttle(std::uint32_t percent) override;

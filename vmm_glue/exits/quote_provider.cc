@@ -8,13 +8,15 @@ WorkerQuoteProvider::WorkerQuoteProvider(MakeQuote make_quote)
     : make_quote_(std::move(make_quote)), worker_([this] { serve(); }) {}
 
 WorkerQuoteProvider::~WorkerQuoteProvider() {
+  std::deque<Job> refused;
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;
+    refused.swap(waiting_);
   }
   changed_.notify_one();
+  for (Job& job : refused) job.done(fail(ErrorClass::kRefused, "the quote provider is ending"));
   worker_.join();
-  for (Job& job : waiting_) job.done(fail(ErrorClass::kRefused, "the quote provider is ending"));
 }
 
 void WorkerQuoteProvider::request(Bytes report, Done done) {

@@ -28,8 +28,8 @@ class QuoteProvider {
   virtual void request(Bytes report, Done done) = 0;
 };
 
-// Requests are served in order, one at a time. The destructor waits for the one being served and
-// refuses those that wait.
+// Requests are served in order, one at a time. The destructor refuses those that wait and waits
+// for the one being served.
 class WorkerQuoteProvider final : public QuoteProvider {
  public:
   static constexpr std::size_t kWaitingMax = 64;

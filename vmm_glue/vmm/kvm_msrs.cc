@@ -264,6 +264,15 @@ Result<void> load_msrs(const MsrVcpu& vcpu, const Bytes& bytes, StateNotes& note
   return {};
 }
 
+Result<bool> takes_msr(const MsrVcpu& vcpu, std::uint32_t index, std::uint64_t value) {
+  Entries one(1);
+  one[0].index = index;
+  one[0].data = value;
+  SEALIFT_TRY(const auto was_set, transfer(vcpu, kKvmSetMsrs, one));
+  SEALIFT_TRY(const std::uint64_t now, read_or_zero(vcpu, index));
+  return was_set[0] && now == value;
+}
+
 std::uint64_t msr_in(const Bytes& bytes, std::uint32_t index) {
   for (const kvm_msr_entry& entry : parse(bytes)) {
     if (entry.index == index) return entry.data;

@@ -59,6 +59,8 @@ Result<void> check_msrs(std::uint32_t vcpu_index, const Bytes& bytes);
 // REQUIRES: check_msrs() passed; sregs and LAPIC are loaded (async page faults and PV EOI want a
 // LAPIC, the deadline its timer's mode).
 Result<void> load_msrs(const MsrVcpu& vcpu, const Bytes& bytes, StateNotes& notes);
+// Whether `index` reads `value` once it was set to it.
+Result<bool> takes_msr(const MsrVcpu& vcpu, std::uint32_t index, std::uint64_t value);
 // The value of `index` in `bytes`, or 0.
 std::uint64_t msr_in(const Bytes& bytes, std::uint32_t index);
 

@@ -81,7 +81,11 @@ struct BareVm {
     region.userspace_addr = reinterpret_cast<std::uintptr_t>(page);
     SEALIFT_TRY([[maybe_unused]] int set,
                 SEALIFT_KVM(bare.vm, KVM_SET_USER_MEMORY_REGION, &region));
-    SEALIFT_TRY(const auto cpuid, supported_cpuid(system));
+    SEALIFT_TRY(auto cpuid, supported_cpuid(system));
+    // Depends on a LAPIC, so KVM does not say it here but in KVM_CAP_TSC_DEADLINE_TIMER.
+    for (kvm_cpuid_entry2& leaf : cpuid) {
+      if (leaf.function == 1 && options.irqchip) leaf.ecx |= 1u << 24;
+    }
     for (std::uint32_t i = 0; i < options.vcpus; ++i) {
       SEALIFT_TRY(auto vcpu, KvmVcpu::make(system, bare.vm, i, cpuid));
       bare.vcpus.push_back(std::move(vcpu));
