@@ -33,6 +33,7 @@ stop_agents() {
     rm -f $name.pid
   done
 }
+number() { sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p"; } # number KEY: of the JSON on stdin
 field() { sed -n "s/.* $2=\([^ ]*\).*/\1/p" "$1.ready"; }
 ask() { # ask SIDE COMMAND…
   local agent
@@ -40,8 +41,6 @@ ask() { # ask SIDE COMMAND…
   shift
   timeout 200 migrate "$@" --agent "$agent" --certs certs/operator
 }
-
-number() { sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p" "$2"; } # number KEY FILE
 
 migrate_once() { # migrate_once KEY=VALUE…: of the source's guest
   start_agent destination --listen tcp:127.0.0.1:0 platform=sev backend=kvm memory=8M vcpus=2 || return 1
@@ -61,11 +60,10 @@ migration() {
   local began
   began=$(seconds)
   if migrate_once "$@"; then
-    echo "migration ($*): $(grep -o '"epoch"' report.json | wc -l) rounds," \
-      "downtime $(number total_ms report.json) ms, $(number conversions verify.json) conversions," \
-      "$(($(seconds) - began)) s"
+    echo "migration ($*): $(number epochs <status.json) rounds, downtime $(sed 's/}.*//' report.json | number total_ms) ms," \
+      "$(number conversions <verify.json) conversions, $(($(seconds) - began)) s"
   else
-    tail -n 5 -- source.log destination.log ./*.json progress
+    tail -n 5 -- source.log destination.log ./*.json progress 2>/dev/null
     fail "migration $*"
   fi
   stop_agents

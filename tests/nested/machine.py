@@ -119,7 +119,7 @@ def qemu(kernel, initramfs, verdict, memory_mib):
     return ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35",
             "-cpu", CPU, "-smp", "2", "-m", str(memory_mib), "-nodefaults", "-no-user-config", "-display", "none",
             "-monitor", "none", "-no-reboot", "-serial", "stdio", "-serial", f"file:{verdict}",
-            "-kernel", kernel.image, "-initrd", initramfs, "-append", "console=ttyS0 quiet panic=-1"]
+            "-kernel", kernel.image, "-initrd", initramfs, "-append", "console=ttyS0 loglevel=3 panic=-1"]
 
 
 def ends_within(machine, seconds):

@@ -53,6 +53,15 @@ class RunTest(unittest.TestCase):
         self.assertIn("ended before the program did", done.stdout)
         self.assertEqual(done.stdout.count("here"), 1)
 
+    def test_a_machine_that_does_not_boot_is_tried_once_more(self):
+        emulator = pathlib.Path(self.folder.name, "qemu-system-x86_64")
+        emulator.write_text("#!/bin/sh\necho broken >&2\nexit 1\n", encoding="utf-8")
+        emulator.chmod(0o755)
+        done = self.call(self.script("exit 0"), PATH=f"{self.folder.name}:{os.environ['PATH']}")
+        self.assertEqual(done.returncode, FAILED, done.stdout + done.stderr)
+        self.assertEqual(done.stdout.count("trying once more"), 1)
+        self.assertEqual(done.stdout.count("QEMU says: broken"), 2)
+
     def test_without_the_machine_emulator_it_skips(self):
         bin_folder = pathlib.Path(self.folder.name, "bin")
         bin_folder.mkdir()

@@ -305,7 +305,7 @@ Result<DigestAnswer> Agent::digest_now() {
                           [&](Gfn gfn, auto out) { return vm.read_guest_view(gfn, out); });
   if (was_running) SEALIFT_CHECK(vm.resume());
   if (!digest) return fail(std::move(digest.error()));
-  return DigestAnswer{*digest, false};
+  return DigestAnswer{*digest, vm.can_read_private(), false};
 }
 
 Result<DigestAnswer> Agent::digest_handover() {
@@ -328,7 +328,7 @@ Result<DigestAnswer> Agent::digest_handover() {
                 "{} has no digest of a hand-over: no guest arrived or left with one", config_.name);
   }
   map->memory_sha256 = arrival->memory_sha256();
-  return DigestAnswer{*map, true};
+  return DigestAnswer{*map, config_.guest.vm.platform != Platform::kSwProtected, true};
 }
 
 Result<SelfCheck> Agent::self_check() {

@@ -81,6 +81,7 @@ struct AgentStatus {
 enum class DigestAt : std::uint8_t { kAuto, kNow, kHandover };
 struct DigestAnswer {
   GuestDigest digest;
+  bool covers_private = true;  // false: only the guest can read its private pages
   bool at_handover = false;
 };
 

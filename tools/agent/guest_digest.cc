@@ -39,8 +39,8 @@ std::size_t ArrivalDigest::index_of(Gfn gfn) const {
 Result<void> ArrivalDigest::update(std::span<const Gfn> gfns, const GuestView& view) {
   std::array<std::byte, kPageBytes> page{};
   for (Gfn gfn : gfns) {
-    SEALIFT_CHECK(view(gfn, page));
-    pages_[index_of(gfn)] = sha256(page);
+    SEALIFT_TRY(const bool is_readable, view(gfn, page));
+    pages_[index_of(gfn)] = is_readable ? sha256(page) : Digest{};
   }
   return {};
 }

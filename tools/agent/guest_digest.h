@@ -25,8 +25,9 @@ struct GuestDigest {
   std::uint64_t private_pages = 0;  // RAM pages that are not shared
 };
 
-// Reads one page as the guest sees it.
-using GuestView = std::function<Result<void>(Gfn, std::span<std::byte, kPageBytes>)>;
+// Reads one page as the guest sees it. False: nobody but the guest can read it; its digest is
+// zeros.
+using GuestView = std::function<Result<bool>(Gfn, std::span<std::byte, kPageBytes>)>;
 
 class ArrivalDigest {
  public:

@@ -24,7 +24,8 @@ Result<std::uint64_t> parse_number(std::string_view key, std::string_view text, 
 Result<Platform> parse_platform(std::string_view text) {
   if (text == "none") return Platform::kNone;
   if (text == "sev") return Platform::kSev;
-  return fail(ErrorClass::kUsage, "platform={} is not known; use none or sev", text);
+  if (text == "sw-protected") return Platform::kSwProtected;
+  return fail(ErrorClass::kUsage, "platform={} is not known; use none, sev or sw-protected", text);
 }
 
 Result<BackendChoice> parse_backend_choice(std::string_view text) {
@@ -51,9 +52,12 @@ Result<HypercallForm> parse_form(std::string_view text) {
 
 const char* const kGuestSpecHelp =
     "  name=TEXT           name of the guest in messages (guest)\n"
-    "  platform=none|sev   what keeps its memory private (none); sev needs no hardware: its "
+    "  platform=none|sev|sw-protected\n"
+    "                      what keeps its memory private (none); sev needs no hardware: its "
     "firmware\n"
-    "                      is a software model with real cryptography\n"
+    "                      is a software model with real cryptography; sw-protected is KVM's own "
+    "VM\n"
+    "                      type, for kernels that have it\n"
     "  backend=kvm|model|auto\n"
     "                      kvm runs the guest on /dev/kvm, model on modelled vCPUs; auto takes "
     "kvm\n"

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "engine/assert.h"
+#include "vmm_glue/inguest/exporter.h"
+#include "vmm_glue/inguest/importer.h"
 #include "vmm_glue/model/sev/soft_sev_host.h"
 #include "vmm_glue/sev/importer.h"
 #include "vmm_glue/sev/setup.h"
@@ -122,11 +124,42 @@ class SevMachine : public Machine {
   std::unique_ptr<sev::SevImporter> importer_;
 };
 
+class SwProtectedHost : public PlatformHost {
+ public:
+  Platform platform() const override { return Platform::kSwProtected; }
+  std::string describe() const override {
+    return "KVM_X86_SW_PROTECTED_VM: private pages are in a guest_memfd that this host cannot "
+           "read; "
+           "they travel encrypted by a helper vCPU in the guest's VM. Nothing is attested";
+  }
+};
+
+// Destroyed from the bottom up: drivers, then the guest with its helper.
+class SwProtectedMachine : public Machine {
+ public:
+  explicit SwProtectedMachine(std::unique_ptr<Vm> vm)
+      : vm_(std::move(vm)),
+        exporter_(*vm_->private_helper(), vm_->layout()),
+        importer_(*vm_->private_helper(), vm_->layout()) {}
+  Vm& vm() override { return *vm_; }
+  PrivateExporter* exporter() override { return &exporter_; }
+  PrivateImporter* importer() override { return &importer_; }
+
+ private:
+  std::unique_ptr<Vm> vm_;
+  inguest::InGuestExporter exporter_;
+  inguest::InGuestImporter importer_;
+};
+
 Result<std::unique_ptr<Machine>> make_machine(PlatformHost& host, const VmConfig& config,
                                               bool launch) {
   if (host.platform() == Platform::kNone) {
     SEALIFT_TRY(std::unique_ptr<Vm> vm, make_vm(config, nullptr));
     return std::make_unique<PlainMachine>(std::move(vm));
+  }
+  if (host.platform() == Platform::kSwProtected) {
+    SEALIFT_TRY(std::unique_ptr<Vm> vm, make_vm(config, nullptr));
+    return std::make_unique<SwProtectedMachine>(std::move(vm));
   }
   auto machine = std::make_unique<SevMachine>(dynamic_cast<SevPlatformHost&>(host));
   SEALIFT_CHECK(machine->make(config, launch));
@@ -151,6 +184,8 @@ Result<std::unique_ptr<PlatformHost>> PlatformHost::make(Platform platform, Back
       return std::make_unique<NoPlatformHost>();
     case Platform::kSev:
       return std::make_unique<SevPlatformHost>(backend == Backend::kModel);
+    case Platform::kSwProtected:
+      return std::make_unique<SwProtectedHost>();
     default:
       return fail(ErrorClass::kUsage, "platform {} is not there yet", name_of(platform));
   }

@@ -82,9 +82,7 @@ int run(const Options& options) {
 
   auto config = make_config(options);
   if (!config) return failed(config.error());
-  if (auto dropped = drop_privileges(config->guest.vm.dirty == DirtyBackend::kUffd); !dropped) {
-    return failed(dropped.error());
-  }
+  if (auto dropped = drop_privileges(); !dropped) return failed(dropped.error());
   auto control = parse_address(options.control);
   if (!control) return failed(control.error());
   for (const auto& address : {std::optional<Address>(*control), config->listen}) {

@@ -118,9 +118,10 @@ int run_digest(const AgentOptions& common, const std::string& at) {
   const auto digest = client->get(at.empty() ? "/v1/digest" : "/v1/digest?at=" + at);
   if (!digest) return report_error(digest.error(), common.json);
   return print_answer(digest, common,
-                      fmt::format("at            {}\nmemory        {}\npage map      {}\nshared "
+                      fmt::format("at            {}\nmemory        {} ({})\npage map      {}\nshared "
                                   "pages  {}\nprivate pages {}\n",
                                   digest->value("at", ""), digest->value("memory_sha256", ""),
+                                  digest->value("covers", ""),
                                   digest->value("page_map_sha256", ""),
                                   digest->value("shared_pages", std::uint64_t{0}),
                                   digest->value("private_pages", std::uint64_t{0})));

@@ -84,7 +84,7 @@ class KvmVcpu {
   void set_immediate_exit(bool on);  // any thread
 
   // What the notes say is for the operator; the state is whole without them.
-  Result<std::vector<StateBlob>> save(StateNotes* notes = nullptr) const;
+  Result<std::vector<StateBlob>> save(StateNotes& notes) const;
   Result<StateNotes> load(const std::vector<StateBlob>& state);
 
  private:

@@ -15,9 +15,10 @@
 //   events      exceptions, interrupts and NMIs on their way, SMM
 //   mp_state    last: events decide (SMM, INIT latched) which states KVM accepts
 //
-// Time: the guest's TSC goes on from the value it had (MSR 0x10), so it stands still while the guest
-// is down, as kvmclock does (kvm_vm_state.h); align_tscs() then keeps vCPUs in step (kvm_tsc.h). A
-// guest that uses kvmclock is told that it was paused (KVM_KVMCLOCK_CTRL), for its watchdogs.
+// Time: the guest's TSC goes on from the value it had (MSR 0x10), so it stands still while the
+// guest is down, as kvmclock does (kvm_vm_state.h); align_tscs() then keeps vCPUs in step
+// (kvm_tsc.h). A guest that uses kvmclock is told that it was paused (KVM_KVMCLOCK_CTRL), for its
+// watchdogs.
 //
 // Spec:    Linux Documentation/virt/kvm/api.rst, devices/vcpu.rst (4, TSC), x86/msr.rst.
 // Owner, Threads: none, functions; the vCPU is stopped, no exit is half done.

@@ -159,7 +159,8 @@ void expect_same(std::vector<StateBlob> was, std::vector<StateBlob> is) {
 }
 
 std::vector<StateBlob> saved(const KvmVcpu& vcpu) {
-  auto state = vcpu.save();
+  StateNotes notes;
+  auto state = vcpu.save(notes);
   EXPECT_TRUE(state.has_value()) << (state ? "" : state.error().detail);
   return state.value_or(std::vector<StateBlob>());
 }

@@ -4,12 +4,10 @@
 
 namespace sealift {
 
-Result<std::vector<StateBlob>> KvmVcpu::save(StateNotes* notes) const {
+Result<std::vector<StateBlob>> KvmVcpu::save(StateNotes& notes) const {
   KernelIoctl kernel;
-  StateNotes unwanted;
   return save_vcpu_items(
-      {kernel, handle_.fd(), index_, system_.has_sregs2, system_.xsave_bytes, system_.msrs},
-      notes != nullptr ? *notes : unwanted);
+      {kernel, handle_.fd(), index_, system_.has_sregs2, system_.xsave_bytes, system_.msrs}, notes);
 }
 
 Result<StateNotes> KvmVcpu::load(const std::vector<StateBlob>& state) {

@@ -100,7 +100,7 @@ bool KvmVm::drain(std::uint32_t vcpu) {
   auto drained = drain_vcpu(target, drain_runs_max(layout_));
   discard_kick();
   if (!drained) return end(vcpu, drained.error().detail);
-  exits_.completed(vcpu);
+  exits_->completed(vcpu);
   return true;
 }
 
@@ -110,7 +110,7 @@ bool KvmVm::serve(std::uint32_t vcpu, int run_errno) {
     return true;
   }
   KvmRun& area = vcpus_[vcpu]->run_area();
-  const ServedExit served = exits_.serve(vcpu, run_errno, area);
+  const ServedExit served = exits_->serve(vcpu, run_errno, area);
   switch (served.kind) {
     case ServedExit::Kind::kNotOurs:
       if (run_errno == 0) return serve_own(vcpu);
@@ -203,14 +203,14 @@ bool KvmVm::serve_checker(std::uint32_t vcpu, std::uint64_t gpa, std::uint64_t& 
       exit.exit.hypercall.args[1] = regs.rcx;
       exit.exit.hypercall.args[2] = regs.rdx;
       exit.exit.hypercall.args[3] = regs.rsi;
-      (void)exits_.serve(vcpu, 0, exit);
+      (void)exits_->serve(vcpu, 0, exit);
       answer = exit.exit.hypercall.ret;
       return true;
     case guest::kWriteMsrGpa:
       exit.exit_reason = kKvmExitWrmsr;
       exit.exit.msr.index = static_cast<std::uint32_t>(regs.rbx);
       exit.exit.msr.data = regs.rcx;
-      (void)exits_.serve(vcpu, 0, exit);
+      (void)exits_->serve(vcpu, 0, exit);
       answer = exit.exit.msr.error;
       return true;
     case guest::kDoorbellGpa:

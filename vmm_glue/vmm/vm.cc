@@ -104,7 +104,11 @@ Result<void> Vm::boot() {
                 name_of(control_.state()));
   }
   if (has_checker()) {
-    convert_pages(map_, dirty_, GfnRange{Gfn{guest::kMailboxGfn}, 1}, PageClass::kShared);
+    // Instructions are fetched and page tables walked by KVM's emulator, too, which reads only what
+    // the host can read.
+    const std::uint64_t host_pages =
+        can_read_private() ? 1 : value(plan_.vcpus.front().control) - guest::kMailboxGfn;
+    convert_pages(map_, dirty_, GfnRange{Gfn{guest::kMailboxGfn}, host_pages}, PageClass::kShared);
     write_image();
     write_first_mailbox();
   } else {
@@ -191,14 +195,16 @@ Result<SelfCheck> Vm::self_check(std::chrono::milliseconds timeout) {
   return sum;
 }
 
-Result<void> Vm::read_guest_view(Gfn gfn, std::span<std::byte, kPageBytes> out) const {
+Result<bool> Vm::read_guest_view(Gfn gfn, std::span<std::byte, kPageBytes> out) const {
   SEALIFT_ASSERT(layout_.contains(gfn));
-  if (map_.class_of(gfn) == PageClass::kPrivate && private_memory_ != nullptr) {
+  const bool is_private = map_.class_of(gfn) == PageClass::kPrivate;
+  if (is_private && !can_read_private()) return false;
+  if (is_private && private_memory_ != nullptr) {
     private_memory_->load(memory_.at(gfn), out);
   } else {
     copy_from_guest(memory_.at(gfn), out);
   }
-  return {};
+  return true;
 }
 
 Result<void> Vm::read_plain(Gfn gfn, std::span<std::byte, kPageBytes> out) {
@@ -212,7 +218,7 @@ Result<void> Vm::write_plain(Gfn gfn, std::span<const std::byte, kPageBytes> in)
   return {};
 }
 
-// The page map is the class; neither back-end has attributes of its own to set.
+// The page map is the class, unless the platform keeps attributes of its own.
 Result<void> Vm::apply_conversion(GfnRange range, PageClass cls) {
   if (!layout_.contains(range)) {
     return fail(ErrorClass::kMalformed,

@@ -16,7 +16,7 @@
 //   I1  Pages the VMM writes itself are marked in dirty() after the write: the platform's log does
 //       not see them.
 //   I2  With Platform::kNone every page of RAM is shared from the start; otherwise all is private
-//       until converted.
+//       until converted, save for the mailbox, and with kSwProtected the code and page tables.
 #pragma once
 
 #include <atomic>
@@ -31,6 +31,7 @@
 #include "engine/guest_port.h"
 #include "vmm_glue/exits/msr.h"
 #include "vmm_glue/guest/guest_plan.h"
+#include "vmm_glue/inguest/helper_vcpu.h"
 #include "vmm_glue/private_memory.h"
 #include "vmm_glue/vmm/guest_memory.h"
 #include "vmm_glue/vmm/run_control.h"
@@ -74,8 +75,13 @@ class Vm : public GuestPort, protected VcpuRunner {
   // Asks every vCPU to check everything it owns. REQUIRES nothing; refused unless a checker runs.
   Result<SelfCheck> self_check(std::chrono::milliseconds timeout);
 
-  // What the guest itself reads in a page, by the page map's class. REQUIRES: gfn in layout().
-  Result<void> read_guest_view(Gfn gfn, std::span<std::byte, kPageBytes> out) const;
+  // What the guest itself reads in a page, by the page map's class. False: only the guest can.
+  // REQUIRES: gfn in layout().
+  Result<bool> read_guest_view(Gfn gfn, std::span<std::byte, kPageBytes> out) const;
+  // Whether anybody but the guest can read its private pages.
+  bool can_read_private() const { return config_.platform != Platform::kSwProtected; }
+  // The vCPU through which private pages leave a guest of Platform::kSwProtected; null for others.
+  virtual inguest::HelperVcpu* private_helper() { return nullptr; }
   std::byte* host_address(Gfn gfn) const { return memory_.at(gfn); }
 
   const MemoryLayout& layout() const final { return layout_; }
@@ -83,7 +89,7 @@ class Vm : public GuestPort, protected VcpuRunner {
   DirtySet& dirty() final { return dirty_; }
   Result<void> read_plain(Gfn gfn, std::span<std::byte, kPageBytes> out) final;
   Result<void> write_plain(Gfn gfn, std::span<const std::byte, kPageBytes> in) final;
-  Result<void> apply_conversion(GfnRange range, PageClass cls) final;
+  Result<void> apply_conversion(GfnRange range, PageClass cls) override;
   GuestHealth health() const final;
   Result<void> pause() final { return control_.pause(); }
   Result<void> resume() final { return control_.resume(); }

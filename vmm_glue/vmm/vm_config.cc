@@ -183,6 +183,25 @@ Result<void> check_foreign_program(const VmConfig& config) {
   return {};
 }
 
+// The host cannot write private pages either, so nothing can be in them when the guest starts.
+Result<void> check_sw_protected(const VmConfig& config) {
+  if (config.backend != Backend::kKvm) {
+    return fail(ErrorClass::kUsage, "platform sw-protected needs backend=kvm");
+  }
+  if (config.program != Program::kChecker || !config.image_path.empty()) {
+    return fail(ErrorClass::kUsage,
+                "a guest of platform sw-protected runs the checker, without an image: the host "
+                "cannot write private pages");
+  }
+  if (config.dirty != DirtyBackend::kAuto && config.dirty != DirtyBackend::kUffd) {
+    return fail(ErrorClass::kUsage,
+                "dirty={} is not possible with platform sw-protected: KVM has no dirty log of "
+                "guest_memfd slots; use uffd",
+                name_of(config.dirty));
+  }
+  return {};
+}
+
 }  // namespace
 
 std::uint64_t program_bytes_max(Program program) {
@@ -206,6 +225,7 @@ Result<void> check_config(const VmConfig& config) {
     return fail(ErrorClass::kUsage, "guest memory of {} bytes is no multiple of {}-byte huge pages",
                 config.memory_bytes, kHugePageBytes);
   }
+  if (config.platform == Platform::kSwProtected) SEALIFT_CHECK(check_sw_protected(config));
   if (config.platform != Platform::kNone && config.hypercall_form == HypercallForm::kNone) {
     return fail(ErrorClass::kUsage,
                 "platform {} needs a page-state hypercall, but none is to be advertised",
