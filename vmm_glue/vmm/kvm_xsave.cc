@@ -92,9 +92,10 @@ Result<XsaveLayout> decode_layout(const Bytes& bytes) {
 
 Result<Bytes> fit_xsave(const Bytes& xsave, const XsaveLayout& saved, const XsaveLayout& own,
                         std::uint64_t own_bytes) {
-  if (xsave.size() < kKvmXsaveBytesMin || xsave.size() > kXsaveBytesMax) {
-    return fail(ErrorClass::kMalformed, "an XSAVE image has {} bytes, not {} to {}", xsave.size(),
-                kKvmXsaveBytesMin, kXsaveBytesMax);
+  // Every component is of whole 8-byte words.
+  if (xsave.size() < kKvmXsaveBytesMin || xsave.size() > kXsaveBytesMax || xsave.size() % 8 != 0) {
+    return fail(ErrorClass::kMalformed, "an XSAVE image has {} bytes, not {} to {} in whole words",
+                xsave.size(), kKvmXsaveBytesMin, kXsaveBytesMax);
   }
   const std::uint64_t components = components_of(xsave);
   if (components >> kComponents != 0 || word_at(xsave, kCompactOffset) != 0) {
