@@ -4,13 +4,15 @@
 #include "tools/agent/source_runner.h"
 #include "tools/agent/wire_channel.h"
 #include "transport/connect.h"
-#include "vmm_glue/exits/hypercall.h"
+#include "vmm_glue/exits/guest_exits.h"
 
 using namespace sealift;
 
-// KVM_EXIT_HYPERCALL: the guest announces pages as shared or private. The map follows, and the pages travel again.
-void on_hypercall_exit(KvmRun& run, GuestPort& guest) {
-  handle_hypercall(run, HypercallForm::kMapGpaRange, guest.layout(), guest.page_map(), guest.dirty());
+// After each KVM_RUN of a vCPU: hypercalls, MSRs, memory faults, TDX and SNP requests are answered, and the page map
+// follows. False: the guest is over, or the exit is the VMM's own (port I/O, MMIO, HLT).
+bool serve_guest(GuestExits& exits, std::uint32_t vcpu, int run_errno, KvmRun& run) {
+  const ServedExit served = exits.serve(vcpu, run_errno, run);
+  return served.kind == ServedExit::Kind::kServed || served.kind == ServedExit::Kind::kLater;
 }
 
 MigrationReport send_guest(GuestPort& guest, PrivateExporter* firmware, const Hello& self, const Address& to,
