@@ -2,71 +2,14 @@
 import json
 import signal
 import socket
-import threading
 import time
 import unittest
 
 from agents import AgentTest
+from relay import Relay
 
 GUEST = ("platform=sev", "backend=model", "memory=64M", "workload=flipstorm")
 NEVER_SWITCHES = ("--rounds-max", "1000", "--downtime-ms", "0")
-
-
-class Relay:
-    """Forwards one connection to `target` until .cut(), or for `limit` bytes of source to destination; can flip a bit of
-    the byte at `flip` of what the source ("forth") or the destination ("back") sends."""
-
-    def __init__(self, target, limit=None, flip=None, direction="forth"):
-        host, port = target.removeprefix("tcp:").rsplit(":", 1)
-        self.target, self.limit = (host, int(port)), limit
-        self.flips = {direction: flip}
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.address = f"tcp:127.0.0.1:{self.server.getsockname()[1]}"
-        self.sockets = []
-        self.threads = [threading.Thread(target=self._serve)]
-        self.threads[0].start()
-
-    def _serve(self):
-        try:
-            client, _ = self.server.accept()
-        except OSError:
-            return
-        upstream = socket.create_connection(self.target)
-        self.sockets += [client, upstream]
-        back = threading.Thread(target=self._pump, args=(upstream, client, None, "back"))
-        self.threads.append(back)
-        back.start()
-        self._pump(client, upstream, self.limit, "forth")
-
-    def _pump(self, source, sink, limit, direction):
-        passed, flip = 0, self.flips.get(direction)
-        try:
-            while data := source.recv(65536 if limit is None else min(65536, limit - passed)):
-                if flip is not None and passed <= flip < passed + len(data):
-                    data = bytearray(data)
-                    data[flip - passed] ^= 0x10
-                sink.sendall(data)
-                passed += len(data)
-                if passed == limit:
-                    break
-        except OSError:
-            pass
-        self.cut()
-
-    def cut(self):
-        for one in self.sockets:
-            try:
-                one.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-    def close(self):
-        self.server.close()
-        self.cut()
-        for thread in self.threads:
-            thread.join()
-        for one in self.sockets:
-            one.close()
 
 
 class LossTest(AgentTest):

@@ -1,0 +1,70 @@
+"""A link between two agents that a test can cut, garble or slow down."""
+import socket
+import threading
+
+
+class Relay:
+    """Forwards one connection to `target` until .cut(), or for `limit` bytes of source to destination; can flip a bit of
+    the byte at `flip` of what the source ("forth") or the destination ("back") sends. From `drip` bytes of the source on
+    it lets one byte through now and then, which keeps both sides waiting, until .open()."""
+
+    def __init__(self, target, limit=None, flip=None, direction="forth", drip=None):
+        host, port = target.removeprefix("tcp:").rsplit(":", 1)
+        self.target, self.limit = (host, int(port)), limit
+        self.flips = {direction: flip}
+        self.drip, self.opened = drip, threading.Event()
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp:127.0.0.1:{self.server.getsockname()[1]}"
+        self.sockets = []
+        self.threads = [threading.Thread(target=self._serve)]
+        self.threads[0].start()
+
+    def _serve(self):
+        try:
+            client, _ = self.server.accept()
+        except OSError:
+            return
+        upstream = socket.create_connection(self.target)
+        self.sockets += [client, upstream]
+        back = threading.Thread(target=self._pump, args=(upstream, client, None, "back"))
+        self.threads.append(back)
+        back.start()
+        self._pump(client, upstream, self.limit, "forth")
+
+    def _pump(self, source, sink, limit, direction):
+        passed, flip = 0, self.flips.get(direction)
+        try:
+            while data := source.recv(65536 if limit is None else min(65536, limit - passed)):
+                if flip is not None and passed <= flip < passed + len(data):
+                    data = bytearray(data)
+                    data[flip - passed] ^= 0x10
+                if direction == "forth" and self.drip is not None and passed >= self.drip:
+                    while len(data) > 1 and not self.opened.wait(0.5):
+                        sink.sendall(data[:1])
+                        passed, data = passed + 1, data[1:]
+                sink.sendall(data)
+                passed += len(data)
+                if passed == limit:
+                    break
+        except OSError:
+            pass
+        self.cut()
+
+    def open(self):
+        self.opened.set()
+
+    def cut(self):
+        self.open()
+        for one in self.sockets:
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def close(self):
+        self.server.close()
+        self.cut()
+        for thread in self.threads:
+            thread.join()
+        for one in self.sockets:
+            one.close()
