@@ -135,7 +135,11 @@ TEST_P(EveryVm, HarvestHasEveryChangedPage) {
   }
   if (config().workload == Workload::kIdle) {
     EXPECT_EQ(changed, 0u);
-    EXPECT_EQ(vm->dirty().count(), 0u);
+    // Processors that walk page tables under nested paging count that as writing to them.
+    for (const Gfn gfn : gfns) {
+      if (value(gfn) < value(vm->plan().vcpus.front().control)) continue;
+      EXPECT_FALSE(vm->dirty().is_marked(gfn)) << value(gfn);
+    }
   } else {
     EXPECT_GT(changed, 2u);
   }
