@@ -19,6 +19,16 @@ std::uint64_t pages_from(std::uint64_t edge, std::uint64_t base) {
   return edge - base < 64 ? kAllOnes << (edge - base) : 0;
 }
 
+// g++ makes __builtin_prefetch(…, 1) a prefetch to read unless told of -mprfchw: the line would
+// come twice, shared with its readers and then alone. Processors without PREFETCHW ignore it.
+void prefetch_to_write(const void* at) {
+#if defined(__x86_64__)
+  asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(at)));
+#else
+  __builtin_prefetch(at, 1);
+#endif
+}
+
 void append_run(std::vector<GfnRange>& runs, std::uint64_t first, std::uint64_t pages) {
   if (!runs.empty() && value(end_of(runs.back())) == first) {
     runs.back().pages += pages;
@@ -158,7 +168,7 @@ std::uint64_t PageMap::convert(GfnRange range, PageClass cls) {
   const bool shared = cls == PageClass::kShared;
   const std::uint64_t end = value(end_of(range));
   // The lock waits for earlier stores to land; what is needed after it can come meanwhile.
-  __builtin_prefetch(&chunks_[value(range.first) / kChunkPages], 1);
+  prefetch_to_write(&chunks_[value(range.first) / kChunkPages]);
   const Locked lock(version_);  // odd: the stores below are releases after it
   std::uint64_t changed = 0;
   for (std::uint64_t at = value(range.first); at < end;) {
