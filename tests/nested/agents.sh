@@ -42,13 +42,17 @@ ask() { # ask SIDE COMMAND…
   timeout 200 migrate "$@" --agent "$agent" --certs certs/operator
 }
 
-migrate_once() { # migrate_once PLATFORM KEY=VALUE…: of the source's guest
+start_pair() { # start_pair PLATFORM KEY=VALUE…: of the source's guest
   local machine="platform=$1 backend=kvm memory=8M vcpus=2"
   shift
   # shellcheck disable=SC2086 # words
   start_agent destination --listen tcp:127.0.0.1:0 $machine || return 1
   # shellcheck disable=SC2086
-  start_agent source $machine "$@" || return 1
+  start_agent source $machine "$@"
+}
+
+migrate_once() { # as start_pair
+  start_pair "$@" || return 1
   ask source start --to "$(field destination listen)" --json >report.json 2>progress || return 1
   ask source digest --json >source.json || return 1
   ask destination digest --json >destination.json || return 1
@@ -69,6 +73,24 @@ migration() {
   else
     tail -n 5 -- source.log destination.log ./*.json progress 2>/dev/null
     fail "migration $*"
+  fi
+  stop_agents
+}
+
+# refusal PLATFORM STATUS TEXT KEY=VALUE…: `migrate check` of the source's guest must end so and say TEXT.
+refusal() {
+  local platform=$1 wanted=$2 text=$3 status=0
+  shift 3
+  if start_pair "$platform" "$@"; then
+    ask source check --to "$(field destination listen)" >check.log 2>&1 || status=$?
+    if [ $status -eq "$wanted" ] && grep -q "$text" check.log; then
+      echo "refusal ($platform $*): $(cat check.log)"
+    else
+      cat check.log
+      fail "refusal $*: status $status"
+    fi
+  else
+    fail "refusal $*: no agents"
   fi
   stop_agents
 }

@@ -10,4 +10,6 @@ make_keys
 # The guest asks for conversions by KVM's own hypercall, from CPL0, and by MMIO, from CPL3.
 migration sev workload=flipstorm hypercall-by=vmmcall
 migration sev workload=flipstorm hypercall-by=mmio
+# MSR_KVM_MIGRATION_CONTROL through KVM's filter: the guest writes 1, then 0.
+refusal sev 3 withdr ready=withdrawn hypercall-by=vmmcall
 exit "$failed"
