@@ -19,9 +19,10 @@ LIMIT_S = 120
 class Agent:
     """One migrate-agent. Ready once constructed; .stop() ends it."""
 
-    def __init__(self, log_path, name, role, certs, *arguments, control="tcp:127.0.0.1:0", listen="tcp:127.0.0.1:0"):
+    def __init__(self, log_path, name, role, certs, *arguments, control="tcp:127.0.0.1:0", listen="tcp:127.0.0.1:0",
+                 prefix=()):
         self.name, self.log_path, self.certs = name, log_path, bool(certs)
-        command = [AGENT, "--name", name, "--role", role, "--control", control, *arguments]
+        command = [*prefix, AGENT, "--name", name, "--role", role, "--control", control, *arguments]
         if certs:
             command += ["--certs", certs]
         if role == "destination":

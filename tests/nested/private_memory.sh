@@ -7,6 +7,8 @@ unit_tests.sh private_memory_test '*' || failed=1
 unit_tests.sh kvm_helper_test '*' || failed=1
 unit_tests.sh exits_kvm_test '*' || failed=1
 make_keys
+# These guests need nested paging, which QEMU 7.2 gets wrong now and then when two CPUs run guests (machine.py).
+echo 0 >/sys/devices/system/cpu/cpu1/online || fail "CPU 1 stays online"
 # The shared half travels live, private pages through the helper vCPU while the guest is paused.
 migration sw-protected workload=flipstorm
 grep -q '"covers":"shared pages"' destination.json || fail "a digest of pages that only the guest can read"

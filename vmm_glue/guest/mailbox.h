@@ -52,6 +52,13 @@ inline constexpr u64 kDoorbellGpa = kExitsGpa + 0x1000;
 // WRMSR would raise #GP, 1.
 inline constexpr u64 kWriteMsrGpa = kExitsGpa + 0x2000;
 
+// Read of a model-specific register at CPL3: rbx = index.
+inline constexpr u64 kReadMsrGpa = kExitsGpa + 0x3000;
+
+// A register that nothing here uses: the VMM puts a value of vCPU and seed there at boot, and the
+// guest looks for it at every check.
+inline constexpr std::uint32_t kCheckedMsr = 0xc0000102;  // KERNEL_GS_BASE
+
 enum class Doorbell : u64 { kYield = 0, kBooted = 1, kVerified = 2 };
 
 enum class Workload : u64 {

@@ -23,6 +23,7 @@
 //   i64 map_gpa_range(u64 gpa, u64 npages, bool encrypted);
 //   void doorbell(Doorbell);
 //   void write_msr(std::uint32_t index, u64 value);
+//   static constexpr bool kHasMsrs;  u64 read_msr(std::uint32_t index);
 //   u64 reg(Reg);  void set_reg(Reg, u64);
 #pragma once
 
@@ -58,6 +59,10 @@ inline constexpr std::uint32_t kVersionMax =
 
 // Grows by itself, like the step and the RNG: a register lost once stays wrong until the check.
 inline constexpr u64 kVectorStride = 0xd1342543de82ef95;
+// A canonical address, as KERNEL_GS_BASE wants it.
+constexpr u64 checked_msr_of(u64 seed, u64 vcpu) {
+  return (mix(seed + vcpu + 1) & 0x7fff'ffff'ffff) | 1;
+}
 constexpr u64 vector_of(u64 step) { return 0x5ea11f7 + step * kVectorStride; }
 constexpr u64 first_rng(u64 seed, u64 vcpu) { return mix(seed + (vcpu + 1) * kGolden); }
 
@@ -306,9 +311,17 @@ class WorkloadVcpu {
     const bool in_time = is_quiet() ? saved_step <= step : saved_step == step;
     const bool disagreed = mine(offsetof(VcpuMailbox, disagreements)) != 0;
     if (disagreed || !in_time || saved_rng != start + saved_step * kGolden ||
-        m_.reg(Reg::kRng) != start + step * kGolden || m_.reg(Reg::kVector) != vector_of(step)) {
+        m_.reg(Reg::kRng) != start + step * kGolden || m_.reg(Reg::kVector) != vector_of(step) ||
+        !msr_is_kept()) {
       found_bad(control / kPageSize);
     }
+  }
+
+  bool msr_is_kept() {
+    if constexpr (Machine::kHasMsrs) {
+      return m_.read_msr(kCheckedMsr) == checked_msr_of(seed(), vcpu_);
+    }
+    return true;
   }
 
   [[gnu::noinline]] void check_next() {

@@ -197,6 +197,23 @@ Result<void> KvmVcpu::use_kick_signal(int signal) {
   return {};
 }
 
+Result<std::uint64_t> KvmVcpu::read_msr(std::uint32_t index) const {
+  KvmOneMsr one;
+  one.index = index;
+  SEALIFT_TRY(const int got, handle_.call("KVM_GET_MSRS", kKvmGetMsrs, &one));
+  if (got == 1) return one.data;
+  return fail(ErrorClass::kLocalFault, "KVM refuses to read MSR {:#x}", index);
+}
+
+Result<void> KvmVcpu::write_msr(std::uint32_t index, std::uint64_t word) {
+  KvmOneMsr one;
+  one.index = index;
+  one.data = word;
+  SEALIFT_TRY(const int set, handle_.call("KVM_SET_MSRS", kKvmSetMsrs, &one));
+  if (set == 1) return {};
+  return fail(ErrorClass::kLocalFault, "KVM refuses to set MSR {:#x} to {:#x}", index, word);
+}
+
 int KvmVcpu::run() { return ioctl(handle_.fd(), KVM_RUN, 0UL) == 0 ? 0 : errno; }
 
 void KvmVcpu::set_immediate_exit(bool on) {

@@ -79,6 +79,9 @@ class KvmVcpu {
   // is needed.
   Result<void> use_kick_signal(int signal);
 
+  Result<std::uint64_t> read_msr(std::uint32_t index) const;
+  Result<void> write_msr(std::uint32_t index, std::uint64_t word);
+
   // KVM_RUN: 0 or errno. The exit, if 0, is in run_area().
   int run();
   void set_immediate_exit(bool on);  // any thread

@@ -11,6 +11,7 @@
 #include "engine/assert.h"
 #include "vmm_glue/exits/hypercall_setup.h"
 #include "vmm_glue/guest/payload/payload_image.h"
+#include "vmm_glue/guest/workload.h"
 #include "vmm_glue/vmm/kvm_tsc.h"
 
 namespace sealift {
@@ -212,6 +213,7 @@ Result<void> KvmVm::set_initial_vcpus() {
     entry.rdi = i;
     entry.cr3 = value(base_of(Gfn{guest::kPageTablesGfn}));
     SEALIFT_CHECK(vcpus_[i]->enter_at(entry));
+    SEALIFT_CHECK(vcpus_[i]->write_msr(guest::kCheckedMsr, guest::checked_msr_of(config_.seed, i)));
   }
   return {};
 }

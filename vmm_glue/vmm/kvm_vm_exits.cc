@@ -213,6 +213,12 @@ bool KvmVm::serve_checker(std::uint32_t vcpu, std::uint64_t gpa, std::uint64_t& 
       (void)exits_->serve(vcpu, 0, exit);
       answer = exit.exit.msr.error;
       return true;
+    case guest::kReadMsrGpa: {
+      // Any index: what a CPL3 guest reads here is the vCPU's own.
+      auto word = vcpus_[vcpu]->read_msr(static_cast<std::uint32_t>(regs.rbx));
+      answer = word.value_or(0);
+      return true;
+    }
     case guest::kDoorbellGpa:
       return serve_doorbell(regs.rbx);
     default:

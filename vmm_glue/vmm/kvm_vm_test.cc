@@ -146,8 +146,18 @@ TEST_F(RealKvm, RefusesTheStateOfAModelledGuest) {
   EXPECT_EQ(to->load_state(*state).error().cls, ErrorClass::kRefused);
 }
 
+// Where the value of an MSR is: the item is an array of {u32 index, u32 reserved, u64 data}.
+std::size_t data_of_msr(const StateBlob& blob, std::uint32_t index) {
+  for (std::size_t at = 0; at + 16 <= blob.bytes.size(); at += 16) {
+    std::uint32_t found = 0;
+    std::memcpy(&found, blob.bytes.data() + at, sizeof found);
+    if (found == index) return at + 8;
+  }
+  return blob.bytes.size();
+}
+
 TEST_F(RealKvm, FindsALostRegister) {
-  for (const char* lost : {"kvm.xsave", "kvm.regs"}) {
+  for (const char* lost : {"kvm.xsave", "kvm.regs", "kvm.msrs"}) {
     Machine vm = booted_machine(config(Workload::kSweep));
     let_run(*vm);
     SEALIFT_EXPECT_OK(vm->pause());
@@ -156,7 +166,10 @@ TEST_F(RealKvm, FindsALostRegister) {
     for (StateBlob& blob : *state) {
       if (blob.name != lost) continue;
       // XMM0 lies at byte 160 of the FXSAVE area; r15 is the 16th of struct kvm_regs.
-      blob.bytes[blob.name == "kvm.xsave" ? 160 : 15 * 8] ^= std::byte{1};
+      std::size_t at = blob.name == "kvm.xsave" ? 160 : 15 * 8;
+      if (blob.name == "kvm.msrs") at = data_of_msr(blob, guest::kCheckedMsr);
+      ASSERT_LT(at, blob.bytes.size());
+      blob.bytes[at] ^= std::byte{2};
     }
     SEALIFT_EXPECT_OK(vm->load_state(std::move(*state)));
     SEALIFT_EXPECT_OK(vm->resume());

@@ -50,6 +50,7 @@ class ModelMachine {
   guest::u64 load(guest::u64 gpa, bool priv);
   void store(guest::u64 gpa, guest::u64 word, bool priv);
   guest::i64 map_gpa_range(guest::u64 gpa, guest::u64 pages, bool encrypted);
+  static constexpr bool kHasMsrs = false;
   void write_msr(std::uint32_t index, guest::u64 word);
   void doorbell(guest::Doorbell bell) { bell_ = static_cast<int>(bell); }
   guest::u64 reg(guest::Reg which) const { return regs_[static_cast<unsigned>(which)]; }

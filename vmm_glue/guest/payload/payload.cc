@@ -56,6 +56,16 @@ struct KvmMachine {
     }
     return static_cast<i64>(result);
   }
+  static constexpr bool kHasMsrs = true;
+  u64 read_msr(std::uint32_t index) {
+    if (global(offsetof(Mailbox, hypercall_by)) == kByMmio) {
+      return exit_to_vmm(kReadMsrGpa, 0, index, 0, 0);
+    }
+    u64 low = 0;
+    u64 high = 0;
+    asm volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(index));
+    return high << 32 | low;
+  }
   void write_msr(std::uint32_t index, u64 value) {
     if (global(offsetof(Mailbox, hypercall_by)) == kByMmio) {
       exit_to_vmm(kWriteMsrGpa, 0, index, value, 0);
