@@ -53,12 +53,6 @@ class KvmTest(AgentTest):
         self.move("platform=sev", "backend=kvm", "memory=16M", "hypercall=page-enc-status",
                   source=("workload=flipstorm",))
 
-    def test_huge_pages(self):
-        reserve = pathlib.Path("/proc/sys/vm/nr_hugepages")
-        if int(reserve.read_text(encoding="ascii")) < 16:
-            self.skipTest("fewer than 16 huge pages are reserved in /proc/sys/vm/nr_hugepages")
-        self.move("platform=sev", "backend=kvm", "memory=16M", "memory-backing=hugepages", source=("workload=random",))
-
     def printed(self, name):
         path = pathlib.Path(self.work) / name
         return path.read_text(encoding="ascii") if path.exists() else ""

@@ -66,4 +66,4 @@ def private_kernel():
 
 
 if __name__ == "__main__":
-    print(private_kernel())
+    print(private_kernel().modules[0])
