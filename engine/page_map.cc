@@ -82,6 +82,10 @@ struct PageMap::Edges {
     add(end, through);
     return made | Wide{word >> through} << at;
   }
+  // with() of an all private chunk; 0 < end - first.
+  static Word one_run(std::uint64_t first, std::uint64_t end) {
+    return (kChunkPages - first) | (kChunkPages - end) << kLaneBits;
+  }
   static bool fits(Wide word) { return word >> kLanes * kLaneBits == 0; }
 
   // The shared ones of the 64 pages from `base`.
@@ -193,6 +197,12 @@ std::uint64_t PageMap::convert_in_chunk(std::uint64_t chunk, std::uint64_t first
   const std::uint64_t pages = chunk_pages(chunk);
   if (end - first == pages) return make_uniform(chunk, pages, shared);
   const Word word = chunks_[chunk].load(std::memory_order_relaxed);
+  // Most chunks of most guests: nothing is shared, until one run is, and it is taken back whole.
+  const Word run = Edges::one_run(first, end);
+  if (word == (shared ? 0 : run)) {
+    chunks_[chunk].store(shared ? run : 0, std::memory_order_release);
+    return end - first;
+  }
   if (!has_leaf(word)) {
     const Edges::Wide made = Edges::with(word, first, end, shared);
     if (Edges::fits(made)) {
