@@ -92,12 +92,4 @@ std::string describe(const HypercallOutcome& outcome);  // one line for a log
 HypercallOutcome handle_hypercall(KvmRun& run, const HypercallRules& rules,
                                   const MemoryLayout& layout, Converter& converter);
 
-// For a SEV guest or an ordinary one, where bookkeeping is all.
-inline HypercallOutcome handle_hypercall(KvmRun& run, HypercallForm form,
-                                         const MemoryLayout& layout, PageMap& map,
-                                         DirtySet& dirty) {
-  MapConverter converter(map, dirty);
-  return handle_hypercall(run, HypercallRules{.form = form}, layout, converter);
-}
-
 }  // namespace sealift

@@ -13,6 +13,13 @@ constexpr auto kEnc = HypercallForm::kPageEncStatus;
 constexpr auto kMap = HypercallForm::kMapGpaRange;
 using Why = HypercallRefusal;
 
+// As an ordinary or SEV guest is answered.
+HypercallOutcome answer_plain(KvmRun& run, HypercallForm form, const MemoryLayout& layout,
+                              PageMap& map, DirtySet& dirty) {
+  MapConverter converter(map, dirty);
+  return handle_hypercall(run, HypercallRules{.form = form}, layout, converter);
+}
+
 struct Case {
   const char* name;
   HypercallForm form;
@@ -111,7 +118,7 @@ TEST_P(HypercallTable, AnswersAndConverts) {
     DirtySet dirty(layout.span_pages());
     KvmRun run = exit_of(test);
 
-    const auto out = handle_hypercall(run, test.form, layout, map, dirty);
+    const auto out = answer_plain(run, test.form, layout, map, dirty);
 
     EXPECT_EQ(out.refusal, test.why) << describe(out);
     EXPECT_EQ(run.exit.hypercall.ret, out.ret);
@@ -248,7 +255,7 @@ TEST(Hypercall, TouchesOnlyTheResultOfTheExit) {
   KvmRun run = exit_of(kCases[0]);
   KvmRun expected = run;
   expected.exit.hypercall.ret = 0;
-  (void)handle_hypercall(run, kEnc, layout, map, dirty);
+  (void)answer_plain(run, kEnc, layout, map, dirty);
   EXPECT_EQ(std::memcmp(&run, &expected, sizeof run), 0);
 }
 
@@ -257,10 +264,10 @@ TEST(Hypercall, SaysWhatItDid) {
   PageMap map(layout.span_pages());
   DirtySet dirty(layout.span_pages());
   KvmRun run = exit_of(kCases[0]);
-  EXPECT_EQ(describe(handle_hypercall(run, kEnc, layout, map, dirty)),
+  EXPECT_EQ(describe(answer_plain(run, kEnc, layout, map, dirty)),
             "hypercall converted 4 pages from gfn 0x10 to shared");
   run = exit_of(kCases[2]);
-  EXPECT_EQ(describe(handle_hypercall(run, kEnc, layout, map, dirty)),
+  EXPECT_EQ(describe(answer_plain(run, kEnc, layout, map, dirty)),
             "hypercall 12 (0x10000, 0x4, 0x2) refused: enc is neither 0 nor 1");
   MapConverter converter(map, dirty);
   run = exit_of(Case{"", kMap, 12, 0xfee00000, 1, 0, Why::kNone, kToShared});

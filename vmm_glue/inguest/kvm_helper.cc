@@ -55,23 +55,6 @@ class Alarm {
   bool armed_ = false;
 };
 
-std::string describe(const KvmRun& run) {
-  switch (run.exit_reason) {
-    case kKvmExitShutdown:
-      return "triple fault (KVM_EXIT_SHUTDOWN)";
-    case kKvmExitMmio:
-      return fmt::format("MMIO {} of {} bytes at gpa {:#x}",
-                         run.exit.mmio.is_write != 0 ? "write" : "read", run.exit.mmio.len,
-                         run.exit.mmio.phys_addr);
-    case kKvmExitFailEntry:
-      return fmt::format("failed entry, hardware reason {:#x}", run.exit.fail_entry.reason);
-    case kKvmExitInternalError:
-      return fmt::format("KVM internal error, suberror {}", run.exit.internal.suberror);
-    default:
-      return fmt::format("exit reason {}", run.exit_reason);
-  }
-}
-
 std::string describe_error(int error, const KvmRun& run) {
   if (error == EFAULT && run.exit_reason == kKvmExitMemoryFault) {
     return fmt::format("memory fault at gpa {:#x}, flags {:#x}", run.exit.memory_fault.gpa,
@@ -105,8 +88,9 @@ Result<void> KvmHelper::complete_exit() {
   for (int i = 0; i < kCompletionsMax && error == 0; ++i) error = vcpu_.run();
   vcpu_.set_immediate_exit(false);
   if (error == EINTR) return {};
-  return fail(ErrorClass::kLocalFault, "the last bell could not be completed: {}",
-              error == 0 ? describe(vcpu_.run_area()) : describe_error(error, vcpu_.run_area()));
+  return fail(
+      ErrorClass::kLocalFault, "the last bell could not be completed: {}",
+      error == 0 ? describe_exit(vcpu_.run_area()) : describe_error(error, vcpu_.run_area()));
 }
 
 Result<void> KvmHelper::set_registers() {
@@ -148,7 +132,7 @@ Result<void> KvmHelper::answer_bell() {
   const KvmRun::Mmio& mmio = area.exit.mmio;
   if (area.exit_reason != kKvmExitMmio || mmio.is_write != 0 || mmio.len != sizeof(std::uint64_t) ||
       mmio.phys_addr != value(memory_.plan().bell)) {
-    return fail(ErrorClass::kLocalFault, "the program ended: {}{}", describe(area), where());
+    return fail(ErrorClass::kLocalFault, "the program ended: {}{}", describe_exit(area), where());
   }
   std::memset(area.exit.mmio.data, 0, sizeof area.exit.mmio.data);
   at_bell_ = true;

@@ -1,6 +1,7 @@
 #include "vmm_glue/vmm/kvm_vcpu.h"
 
 #include <fcntl.h>
+#include <fmt/core.h>
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <signal.h>
@@ -72,6 +73,27 @@ kvm_segment real_mode_segment(std::uint16_t selector, bool code) {
 }
 
 }  // namespace
+
+std::string describe_exit(const KvmRun& run) {
+  switch (run.exit_reason) {
+    case kKvmExitShutdown:
+      return "triple fault (KVM_EXIT_SHUTDOWN)";
+    case kKvmExitHlt:
+      return "HLT (KVM_EXIT_HLT)";
+    case kKvmExitIo:
+      return "port I/O (KVM_EXIT_IO)";
+    case kKvmExitMmio:
+      return fmt::format("MMIO {} of {} bytes at gpa {:#x}",
+                         run.exit.mmio.is_write != 0 ? "write" : "read", run.exit.mmio.len,
+                         run.exit.mmio.phys_addr);
+    case kKvmExitFailEntry:
+      return fmt::format("failed entry, hardware reason {:#x}", run.exit.fail_entry.reason);
+    case kKvmExitInternalError:
+      return fmt::format("KVM internal error, suberror {}", run.exit.internal.suberror);
+    default:
+      return fmt::format("exit reason {}", run.exit_reason);
+  }
+}
 
 Result<KvmSystem> KvmSystem::open() {
   KvmSystem system;

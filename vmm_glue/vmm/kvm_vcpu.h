@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "engine/guest_port.h"
@@ -50,6 +51,9 @@ static_assert(sizeof(KvmOneMsr) == 24);
 
 // KVM_GET_SUPPORTED_CPUID, asked once for a VM: its answer depends on the CPU that asks.
 Result<std::vector<kvm_cpuid_entry2>> supported_cpuid(const KvmSystem& system);
+
+// An exit that nobody serves, in words.
+std::string describe_exit(const KvmRun& run);
 
 struct KvmEntry {
   unsigned cpl = 3;  // or 0

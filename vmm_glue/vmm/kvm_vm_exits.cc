@@ -28,25 +28,6 @@ void discard_kick() {
   }
 }
 
-std::string describe_exit(const KvmRun& run) {
-  switch (run.exit_reason) {
-    case kKvmExitHlt:
-      return "HLT (KVM_EXIT_HLT)";
-    case kKvmExitIo:
-      return "port I/O (KVM_EXIT_IO)";
-    case kKvmExitMmio:
-      return fmt::format("MMIO {} of {} bytes at gpa {:#x}",
-                         run.exit.mmio.is_write != 0 ? "write" : "read", run.exit.mmio.len,
-                         run.exit.mmio.phys_addr);
-    case kKvmExitFailEntry:
-      return fmt::format("failed entry, hardware reason {:#x}", run.exit.fail_entry.reason);
-    case kKvmExitInternalError:
-      return fmt::format("KVM internal error, suberror {}", run.exit.internal.suberror);
-    default:
-      return fmt::format("exit reason {}", run.exit_reason);
-  }
-}
-
 }  // namespace
 
 Result<void> KvmVm::start_thread(std::uint32_t vcpu) {

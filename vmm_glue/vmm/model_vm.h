@@ -7,6 +7,7 @@
 //   I2  The same seed and the same run_steps() calls give the same memory.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -34,6 +35,9 @@ class ModelVm final : public Vm {
 
   Result<void> start_thread(std::uint32_t) override { return {}; }
   void run(std::uint32_t vcpu) override;
+  void fill_status(VmStatus& status) const override {
+    status.hypercalls = hypercalls_.load(std::memory_order_relaxed);
+  }
   void kick(std::uint32_t, pthread_t) override {}  // a vCPU looks at should_stop() between turns
   Result<void> set_initial_vcpus() override {
     return {};
@@ -42,6 +46,7 @@ class ModelVm final : public Vm {
   Result<void> load_vcpus(std::vector<StateBlob> state) override;
 
   WriteLog log_;
+  std::atomic<std::uint64_t> hypercalls_{0};
   std::mutex harvest_mutex_;  // a harvest is whole before the next one ends
   std::vector<std::unique_ptr<ModelMachine>> vcpus_;
 };

@@ -129,7 +129,6 @@ VmStatus Vm::status() const {
   VmStatus status;
   status.state = control_.state();
   status.reason = control_.reason();
-  status.hypercalls = hypercalls_.load(std::memory_order_relaxed);
   if (!readiness_.allows()) status.not_ready = readiness_.reason();
   status.throttle_percent = control_.throttle_percent();
   fill_status(status);

@@ -19,7 +19,6 @@
 //       until converted, save for the mailbox, and with kSwProtected the code and page tables.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -129,7 +128,6 @@ class Vm : public GuestPort, protected VcpuRunner {
   PrivateMemory* const private_memory_;  // null: private pages are plain in host memory too
   PageMap map_;
   DirtySet dirty_;
-  std::atomic<std::uint64_t> hypercalls_{0};
   MigrationReadiness readiness_;
   RunControl control_;  // the destructors of derived classes shut it down: its threads call them
 
