@@ -68,6 +68,12 @@ const char* name_of(KvmCommand command) {
       return "KVM_SEV_GET_ATTESTATION_REPORT";
     case KvmCommand::kSendCancel:
       return "KVM_SEV_SEND_CANCEL";
+    case KvmCommand::kInit2:
+      return "KVM_SEV_INIT2";
+    case KvmCommand::kGetEsState:
+      return "KVM_SEV_GET_ES_STATE (of no kernel)";
+    case KvmCommand::kSetEsState:
+      return "KVM_SEV_SET_ES_STATE (of no kernel)";
   }
   return "unknown SEV command";
 }
