@@ -54,9 +54,13 @@ const char* name_of(DestinationOutcome outcome) {
   return "invalid outcome";
 }
 
-DestinationSession::DestinationSession(Hello local, MemoryLayout layout)
-    : local_(std::move(local)), layout_(std::move(layout)), seen_(layout_.span_pages()) {
+DestinationSession::DestinationSession(Hello local, MemoryLayout layout, Bytes card)
+    : local_(std::move(local)),
+      layout_(std::move(layout)),
+      card_(std::move(card)),
+      seen_(layout_.span_pages()) {
   SEALIFT_ASSERT(layout_.pages() > 0);
+  SEALIFT_ASSERT(card_.empty() == ((local_.features & kFeaturePlatformCard) == 0));
 }
 
 void DestinationSession::step(destination::Event event, Actions& actions) {
@@ -76,6 +80,9 @@ void DestinationSession::receive(Hello& peer, Actions& actions) {
   if (!agreed) return give_up(std::move(agreed.error()), true, actions);
   agreed_ = *agreed;
   actions.push_back(destination::Send{local_});
+  if ((agreed_.features & kFeaturePlatformCard) != 0) {
+    actions.push_back(destination::Send{PlatformCard{card_}});
+  }
   if (peer_->check_only) return end(DestinationOutcome::kChecked, actions);
   phase_ = Phase::kStart;
 }

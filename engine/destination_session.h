@@ -116,7 +116,8 @@ const char* name_of(Phase phase);
 class DestinationSession {
  public:
   // `layout` is this side's guest; local.memory describes the same.
-  DestinationSession(Hello local, MemoryLayout layout);
+  // `card` is what its platform says of itself; empty, and not offered in `local`, without one.
+  DestinationSession(Hello local, MemoryLayout layout, Bytes card = {});
 
   void step(destination::Event event, std::vector<destination::Action>& actions);
 
@@ -176,6 +177,7 @@ class DestinationSession {
 
   Hello local_;
   MemoryLayout layout_;
+  Bytes const card_;
   destination::Phase phase_ = destination::Phase::kHello;
   Negotiated agreed_;
   std::optional<Hello> peer_;

@@ -87,6 +87,7 @@ struct RecordNames {
   const char* operator()(const Running&) const { return "Running"; }
   const char* operator()(const Abort&) const { return "Abort"; }
   const char* operator()(const KeepAlive&) const { return "KeepAlive"; }
+  const char* operator()(const PlatformCard&) const { return "PlatformCard"; }
 };
 }  // namespace
 

@@ -24,6 +24,7 @@
 #include "engine/batch.h"
 #include "engine/guest_port.h"
 #include "engine/limits.h"
+#include "engine/platform_check.h"
 #include "engine/result.h"
 #include "engine/types.h"
 
@@ -64,6 +65,12 @@ class PrivateExporter {
   virtual ~PrivateExporter() = default;
   virtual PrivateTraits traits() const = 0;
 
+  // Before anything moves: would the destination whose platform sent this card take the guest, and
+  // this platform let it go? A platform that has no card to judge finds nothing.
+  virtual Result<PlatformFindings> judge(ByteView card) {
+    (void)card;
+    return PlatformFindings{};
+  }
   // Before begin(): how many streams were agreed on. REQUIRES: 1 to traits().streams_max.
   virtual void use_streams(std::uint32_t streams) = 0;
   // `identity` is what the destination's identity() gave. Returns what its begin() needs.

@@ -41,6 +41,14 @@ struct Hello {
   friend bool operator==(const Hello&, const Hello&) = default;
 };
 
+// destination → source, right after its Hello when both offer kFeaturePlatformCard: what its platform
+// says of itself before anything moves (SEV: certificates, versions, C-bit; vmm_glue's driver reads
+// it).
+struct PlatformCard {
+  Bytes card;
+  friend bool operator==(const PlatformCard&, const PlatformCard&) = default;
+};
+
 // source → destination: a migration begins. The page map follows as Conversions of epoch 0.
 struct SessionStart {
   std::string guest_name;
@@ -137,11 +145,13 @@ struct KeepAlive {
 
 using Record = std::variant<Hello, SessionStart, SessionAccept, PlatformStart, SessionReady,
                             SharedBatch, PrivateBatch, Conversions, EpochEnd, EpochAck, StateBlob,
-                            Finish, Ready, Handover, Running, Abort, KeepAlive>;
+                            Finish, Ready, Handover, Running, Abort, KeepAlive, PlatformCard>;
 const char* name_of(const Record& record);
 
 // Feature bits of Hello.
 inline constexpr std::uint64_t kFeatureVerifyDigest = 1ULL << 0;
+// The destination has a platform whose card the source can judge. A source always offers it.
+inline constexpr std::uint64_t kFeaturePlatformCard = 1ULL << 1;
 
 // Bounded byte stream of records in both directions; schemas/ and transport/ joined. Implemented in
 // tools/agent. Threads: send() from any thread, records stay whole; receive() from one thread. Both

@@ -15,6 +15,10 @@ const char* name_of(Phase phase) {
       return "connecting";
     case Phase::kHello:
       return "negotiating";
+    case Phase::kCard:
+      return "waiting for the destination's platform card";
+    case Phase::kPlatformCheck:
+      return "judging the destination's platform";
     case Phase::kAccept:
       return "starting the session";
     case Phase::kPlatform:
@@ -99,6 +103,34 @@ void SourceSession::receive(Hello& peer, Actions& actions) {
   peer_ = std::move(peer);
   if (!agreed) return give_up(outcome_of(agreed.error()), agreed.error(), true, actions);
   agreed_ = *agreed;
+  if ((agreed_.features & kFeaturePlatformCard) == 0) {
+    if (config_.hello.platform == Platform::kSev || config_.hello.platform == Platform::kSevEs) {
+      findings_ = {{PlatformFinding::Level::kWarning, "card",
+                    "the destination says nothing of its platform beforehand: what does not fit is "
+                    "found when the migration starts"}};
+    }
+    return begin_session(actions);
+  }
+  phase_ = Phase::kCard;
+}
+
+void SourceSession::receive(PlatformCard& card, Actions& actions) {
+  if (phase_ != Phase::kCard) return unexpected(Record(std::move(card)), actions);
+  phase_ = Phase::kPlatformCheck;
+  actions.push_back(source::CheckPlatform{std::move(card.card)});
+}
+
+void SourceSession::on(source::PlatformChecked& event, Actions& actions) {
+  if (phase_ != Phase::kPlatformCheck) return;  // given up meanwhile
+  findings_ = std::move(event.findings);
+  if (!refuses(findings_)) return begin_session(actions);
+  // A destination that was only asked is no longer there to be told.
+  give_up(Outcome::kRefused, Error{ErrorClass::kRefused, refusal_text(findings_)},
+          !config_.check_only, actions);
+}
+
+// Both sides fit: a check is over, a migration begins.
+void SourceSession::begin_session(Actions& actions) {
   if (config_.check_only) return end(Outcome::kDone, std::nullopt, actions);
   phase_ = Phase::kAccept;
   const bool verify = config_.verify && (agreed_.features & kFeatureVerifyDigest) != 0;

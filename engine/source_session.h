@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "engine/negotiation.h"
+#include "engine/platform_check.h"
 #include "engine/policy.h"
 #include "engine/records.h"
 #include "engine/stats.h"
@@ -43,6 +44,9 @@ namespace source {
 struct LinkUp {};
 struct Received {
   Record record;
+};
+struct PlatformChecked {
+  PlatformFindings findings;
 };
 struct PlatformStarted {
   Bytes start;
@@ -82,14 +86,17 @@ struct GuestEnded {
 struct Tick {
   std::uint64_t now_ns = 0;
 };
-using Event = std::variant<LinkUp, Received, PlatformStarted, RoundDone, RoundStopped, Surveyed,
-                           Paused, StateSaved, Sealed, Released, Recovered, Failed, LinkLost,
-                           CancelRequested, GuestEnded, Tick>;
+using Event = std::variant<LinkUp, Received, PlatformChecked, PlatformStarted, RoundDone,
+                           RoundStopped, Surveyed, Paused, StateSaved, Sealed, Released, Recovered,
+                           Failed, LinkLost, CancelRequested, GuestEnded, Tick>;
 
 // Actions: what the runner is to do, in order. The event that answers is in brackets.
 struct Send {
   Record record;
 };  // [LinkLost on failure]
+struct CheckPlatform {
+  Bytes card;
+};  // judge what the destination's platform says of itself [PlatformChecked, Failed]
 struct StartPlatform {
   Bytes identity;
 };  // begin exporting, start dirty tracking [PlatformStarted, Failed]
@@ -115,13 +122,15 @@ struct End {
   Outcome outcome = Outcome::kUnfinished;
   std::optional<Error> error;
 };
-using Action = std::variant<Send, StartPlatform, RunRound, StopRound, Throttle, Survey, Pause,
-                            SaveState, Seal, Release, Recover, End>;
+using Action = std::variant<Send, CheckPlatform, StartPlatform, RunRound, StopRound, Throttle,
+                            Survey, Pause, SaveState, Seal, Release, Recover, End>;
 
 // In the order of a migration: code compares phases.
 enum class Phase : std::uint8_t {
   kConnecting,
   kHello,
+  kCard,
+  kPlatformCheck,
   kAccept,
   kPlatform,
   kReadyWait,
@@ -156,6 +165,9 @@ class SourceSession {
   const std::vector<RoundStats>& rounds() const { return rounds_; }
   const std::optional<Decision>& last_decision() const { return decision_; }
   const std::optional<Hello>& peer() const { return peer_; }
+  const PlatformFindings& findings() const {
+    return findings_;
+  }  // about the destination's platform
   const std::optional<Ready>& ready() const { return ready_; }
   const std::optional<Running>& running() const { return running_; }
   std::uint32_t batch_pages_max() const { return agreed_.batch_pages_max; }
@@ -165,6 +177,7 @@ class SourceSession {
   using Actions = std::vector<source::Action>;
   void on(source::LinkUp&, Actions&);
   void on(source::Received&, Actions&);
+  void on(source::PlatformChecked&, Actions&);
   void on(source::PlatformStarted&, Actions&);
   void on(source::RoundDone&, Actions&);
   void on(source::RoundStopped&, Actions&);
@@ -181,6 +194,7 @@ class SourceSession {
   void on(source::Tick&, Actions&);
 
   void receive(Hello&, Actions&);
+  void receive(PlatformCard&, Actions&);
   void receive(SessionAccept&, Actions&);
   void receive(SessionReady&, Actions&);
   void receive(EpochAck&, Actions&);
@@ -194,6 +208,7 @@ class SourceSession {
   }
   void unexpected(const Record& record, Actions& actions);
 
+  void begin_session(Actions& actions);
   void run_round(bool paused, Actions& actions);
   void survey(Actions& actions);
   // Ends the migration before the hand-over: waits for a running round, recovers, tells the peer
@@ -207,6 +222,7 @@ class SourceSession {
   source::Phase phase_ = source::Phase::kConnecting;
   Negotiated agreed_;
   std::optional<Hello> peer_;
+  PlatformFindings findings_;
   std::optional<Ready> ready_;
   std::optional<Running> running_;
   std::vector<RoundStats> rounds_;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/dirty_set.h"
+#include "engine/platform_check.h"
 #include "engine/result.h"
 
 namespace sealift {
@@ -69,6 +70,7 @@ struct MigrationReport {
   std::optional<Error> error = {};
   std::optional<Error> recovery_error =
       {};  // returning to the source's guest left something undone
+  PlatformFindings findings = {};  // about the destination's platform; empty: it sent no card
   std::vector<RoundStats> rounds = {};
   DowntimeParts downtime = {};
   std::uint64_t setup_ns = 0;  // connection, negotiation, platform start

@@ -199,6 +199,9 @@ TEST(CodecLimits, SessionRecords) {
   EXPECT_EQ(error_of<wire::SessionStart>(RecordType::kSessionStart,
                                          [&](auto b) { b.setGuestName(ptr(long_text)); }),
             "SessionStart.guestName has 4097 bytes, more than 4096");
+  EXPECT_EQ(
+      error_of<wire::PlatformCard>(RecordType::kPlatformCard, [](auto b) { b.initCard(65537); }),
+      "PlatformCard.card has 65537 bytes, more than 65536");
   EXPECT_EQ(error_of<wire::SessionAccept>(RecordType::kSessionAccept,
                                           [](auto b) { b.initIdentity(kBlobMax + 1); }),
             "SessionAccept.identity has 65537 bytes, more than 65536");

@@ -113,8 +113,8 @@ TEST(Codec, APayloadHoldsABodyForEachImportAndEachMetadataEntry) {
 
 TEST(Codec, AnUnknownMandatoryRecordStopsAndAnOptionalOneIsSkipped) {
   const EncodedRecord known = encode(EpochAck{1});
-  expect_error(sealift::decode(0x0013, 0, known.meta, {}),
-               "record type 0x0013 is not known and not optional");
+  expect_error(sealift::decode(0x7ffe, 0, known.meta, {}),
+               "record type 0x7ffe is not known and not optional");
   expect_error(sealift::decode(0, 0, known.meta, {}),
                "record type 0x0000 is not known and not optional");
   for (const int number : {0x8000, 0x8002, 0xffff}) {
@@ -203,7 +203,8 @@ TEST(RecordType, NamesEveryNumber) {
   EXPECT_STREQ(record_type_name(1), "Hello");
   EXPECT_STREQ(record_type_name(0x8001), "KeepAlive");
   EXPECT_STREQ(record_type_name(0x12), "PlatformState");
-  for (const int number : {0, 0x13, 0x8000, 0x8002, 0xffff}) {
+  EXPECT_STREQ(record_type_name(0x13), "PlatformCard");
+  for (const int number : {0, 0x14, 0x8000, 0x8002, 0xffff}) {
     const auto type = static_cast<std::uint16_t>(number);
     EXPECT_STREQ(record_type_name(type), "unknown record");
     EXPECT_FALSE(record_traits(type).known);

@@ -131,6 +131,13 @@ struct MetaEncoder {
     return builder.finish();
   }
 
+  Bytes operator()(const PlatformCard& card) const {
+    SEALIFT_ASSERT(card.card.size() <= limits::kPlatformBlobBytesMax);
+    MetaBuilder builder(card.card.size());
+    builder.initRoot<wire::PlatformCard>().setCard(data_of(card.card));
+    return builder.finish();
+  }
+
   Bytes operator()(const PlatformStart& start) const {
     SEALIFT_ASSERT(start.start.size() <= limits::kPlatformBlobBytesMax);
     MetaBuilder builder(start.start.size());
@@ -277,6 +284,7 @@ struct TypeOf {
   RecordType operator()(const Hello&) const { return RecordType::kHello; }
   RecordType operator()(const SessionStart&) const { return RecordType::kSessionStart; }
   RecordType operator()(const SessionAccept&) const { return RecordType::kSessionAccept; }
+  RecordType operator()(const PlatformCard&) const { return RecordType::kPlatformCard; }
   RecordType operator()(const PlatformStart&) const { return RecordType::kPlatformStart; }
   RecordType operator()(const SessionReady&) const { return RecordType::kSessionReady; }
   RecordType operator()(const SharedBatch&) const { return RecordType::kSharedPages; }

@@ -139,9 +139,8 @@ Result<Record> read(wire::Hello::Reader root, Frame&) {
   hello.version_max = root.getVersionMax();
   SEALIFT_TRY(hello.agent_name, read_text("Hello.agentName", root.getAgentName()));
   SEALIFT_TRY(hello.build, read_text("Hello.build", root.getBuild()));
-  SEALIFT_TRY(hello.platform,
-              read_enum("Hello.platform", root.getPlatform(), Platform::kNone,
-                        Platform::kSwProtected));
+  SEALIFT_TRY(hello.platform, read_enum("Hello.platform", root.getPlatform(), Platform::kNone,
+                                        Platform::kSwProtected));
   SEALIFT_TRY(hello.backend, read_text("Hello.backend", root.getBackend()));
   SEALIFT_TRY(hello.memory,
               read_ranges("Hello.memory", root.getMemory(), limits::kMemoryRangesMax));
@@ -165,6 +164,12 @@ Result<Record> read(wire::SessionStart::Reader root, Frame&) {
                 start.streams, limits::kStreamsMax);
   }
   return Record(std::move(start));
+}
+
+Result<Record> read(wire::PlatformCard::Reader root, Frame&) {
+  SEALIFT_TRY(Bytes card,
+              read_bytes("PlatformCard.card", root.getCard(), limits::kPlatformBlobBytesMax));
+  return Record(PlatformCard{std::move(card)});
 }
 
 Result<Record> read(wire::SessionAccept::Reader root, Frame&) {
@@ -334,6 +339,8 @@ Result<Record> read_message(capnp::MessageReader& message, Frame& frame) {
       return read(message.getRoot<wire::Hello>(), frame);
     case RecordType::kSessionStart:
       return read(message.getRoot<wire::SessionStart>(), frame);
+    case RecordType::kPlatformCard:
+      return read(message.getRoot<wire::PlatformCard>(), frame);
     case RecordType::kSessionAccept:
       return read(message.getRoot<wire::SessionAccept>(), frame);
     case RecordType::kPlatformStart:

@@ -42,6 +42,8 @@ const char* record_type_name(std::uint16_t type) {
       return "Abort";
     case RecordType::kPlatformState:
       return "PlatformState";
+    case RecordType::kPlatformCard:
+      return "PlatformCard";
     case RecordType::kKeepAlive:
       return "KeepAlive";
   }
@@ -75,6 +77,7 @@ RecordTraits record_traits(std::uint16_t type) {
     case RecordType::kHandover:
     case RecordType::kRunning:
     case RecordType::kAbort:
+    case RecordType::kPlatformCard:
       return kControl;
   }
   return {};

@@ -30,6 +30,7 @@ enum class RecordType : std::uint16_t {
   kRunning = 0x0010,
   kAbort = 0x0011,
   kPlatformState = 0x0012,
+  kPlatformCard = 0x0013,
   kKeepAlive = 0x8001,
 };
 

@@ -57,10 +57,18 @@ struct Hello {
   # Which gfns are RAM, ascending, with a gap after each range. Must be equal.
 
   features @11 :UInt64;
-  # Bit 0: digest of memory at the hand-over. What both sides offer is used; unknown bits are ignored.
+  # Bit 0: digest of memory at the hand-over. Bit 1: PlatformCard after the destination's Hello. What both sides offer is used; unknown bits are ignored.
 
   batchPagesMax @12 :UInt32;
   # The most pages the sender accepts in one batch, at least 1. The smaller of the two numbers is the limit.
+}
+
+struct PlatformCard {
+  # Destination, right after its Hello, when both Hellos have feature bit 1: what its platform says of itself. The
+  # source's platform driver judges it before anything moves (wire.md, "Platform blobs").
+
+  card @0 :Data;
+  # At most 65536 bytes.
 }
 
 struct SessionStart {

@@ -113,6 +113,7 @@ std::vector<Record> typical() {
             true},
       SessionStart{"database-1", 4, true},
       SessionAccept{pattern(300)},
+      PlatformCard{pattern(150)},
       PlatformStart{pattern(200)},
       SessionReady{},
       shared_batch(5),
@@ -147,6 +148,7 @@ std::vector<Record> largest() {
       largest_hello(),
       SessionStart{long_text(), limits::kStreamsMax, true},
       SessionAccept{blob},
+      PlatformCard{blob},
       PlatformStart{blob},
       SessionReady{},
       shared,
@@ -187,7 +189,8 @@ std::vector<Record> smallest() {
                               EpochEnd{},      EpochAck{},
                               StateBlob{},     platform_state,
                               Finish{},        Ready{},
-                              Running{},       Abort{}};
+                              Running{},       Abort{},
+                              PlatformCard{}};
   for (PrivateOp op : {PrivateOp::kImport, PrivateOp::kCancel, PrivateOp::kMetadata,
                        PrivateOp::kNothing, PrivateOp::kImportEmpty}) {
     PrivateBatch batch;

@@ -105,8 +105,8 @@ void add_broken_records(std::vector<BrokenFile>& files) {
         {std::string("broken/") + name + ".bin", frame_of(record, 0), std::move(message)});
   };
   const EncodedRecord ack = encode(EpochAck{1});
-  add("unknown_mandatory", {0x0013, 0, ack.meta, {}},
-      "at offset 0: record type 0x0013 is not known and not optional");
+  add("unknown_mandatory", {0x7ffe, 0, ack.meta, {}},
+      "at offset 0: record type 0x7ffe is not known and not optional");
   add("type_zero", {0, 0, ack.meta, {}},
       "at offset 0: record type 0x0000 is not known and not optional");
   add("control_record_on_stream_1", {ack.type, 1, ack.meta, {}},

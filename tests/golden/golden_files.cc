@@ -189,6 +189,7 @@ std::vector<GoldenFile> golden_files() {
   add("abort",
       Abort{ErrorClass::kRefused, "platforms differ: a has sev, b has tdx", counting(8, 1)});
   add("keep_alive", KeepAlive{});
+  add("platform_card", PlatformCard{counting(40, 0x11)});
   add("hello_sw_protected", hello("rack1-node1", Platform::kSwProtected));
   add("sw_protected_pages", sw_protected_pages());
   files.push_back(session("source_session", source_session()));

@@ -47,7 +47,7 @@ struct Rig {
     SourceRunner runner(source_config, source, &exporter, *source_end, progress);
     source_runner = &runner;
     DestinationRunner incoming(destination_hello, destination.layout(), *destination_end, hooks,
-                               progress_destination);
+                               progress_destination, card);
     std::jthread thread([&] { report_destination = incoming.run(); });
     report = runner.run();
     thread.join();
@@ -73,6 +73,7 @@ struct Rig {
   std::unique_ptr<MemoryChannel> destination_end;
   SourceConfig source_config;
   Hello destination_hello = hello("B");
+  Bytes card;  // of the destination's platform; set feature bits along with it
   DestinationHooks hooks;
   Progress progress;
   std::atomic<SourceRunner*> source_runner{nullptr};

@@ -215,6 +215,7 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
   WireChannel channel(std::move(*stream), new_session_id(), std::move(tap));
   SourceConfig source;
   source.hello = hello();
+  source.hello.features |= kFeaturePlatformCard;
   source.guest_name = config_.guest.name;
   source.goals = options.goals;
   source.check_only = options.check_only;

@@ -74,7 +74,16 @@ void Agent::serve_connection(Incoming connection) {
   };
   hooks.about_to_run = [&] { freeze_arrival(digested); };
   hooks.runs = [this] { adopt_arrival(); };
-  DestinationRunner runner(hello(), layout_, channel, std::move(hooks), *progress);
+  Hello local = hello();
+  Bytes card;
+  if (auto own = platform_->card()) {
+    card = std::move(*own);
+  } else {
+    log_(fmt::format("{} cannot describe its platform: {}", config_.name, own.error().detail));
+  }
+  if (!card.empty()) local.features |= kFeaturePlatformCard;
+  DestinationRunner runner(std::move(local), layout_, channel, std::move(hooks), *progress,
+                           std::move(card));
   self = &runner;
   DestinationReport report = runner.run();
   settle_incoming(std::move(report), owned);

@@ -17,8 +17,8 @@ constexpr std::chrono::milliseconds kLingerMax{2000};
 }  // namespace
 
 DestinationRunner::DestinationRunner(Hello local, MemoryLayout layout, RecordChannel& channel,
-                                     DestinationHooks hooks, Progress& progress)
-    : session_(std::move(local), std::move(layout)),
+                                     DestinationHooks hooks, Progress& progress, Bytes card)
+    : session_(std::move(local), std::move(layout), std::move(card)),
       channel_(channel),
       hooks_(std::move(hooks)),
       progress_(progress) {

@@ -52,9 +52,9 @@ struct DestinationReport {
 
 class DestinationRunner {
  public:
-  // All references outlive the runner.
+  // All references outlive the runner. `card`: as DestinationSession's.
   DestinationRunner(Hello local, MemoryLayout layout, RecordChannel& channel,
-                    DestinationHooks hooks, Progress& progress);
+                    DestinationHooks hooks, Progress& progress, Bytes card = {});
 
   DestinationReport run();
   void cancel();

@@ -29,6 +29,8 @@ class PlatformHost {
   virtual Platform platform() const = 0;
   // One line for people: what is real and what is modelled.
   virtual std::string describe() const = 0;
+  // What it tells a source before anything moves (docs/spec/wire.md, PlatformCard); empty: nothing.
+  virtual Result<Bytes> card() { return Bytes(); }
   static Result<std::unique_ptr<PlatformHost>> make(Platform platform, Backend backend);
 };
 

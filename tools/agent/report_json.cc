@@ -105,6 +105,11 @@ json to_json(const MigrationReport& report) {
               {"totals", to_json(report.totals())}};
   out["rounds"] = json::array();
   for (const RoundStats& round : report.rounds) out["rounds"].push_back(to_json(round));
+  out["platform_findings"] = json::array();
+  for (const PlatformFinding& finding : report.findings) {
+    out["platform_findings"].push_back(
+        {{"level", name_of(finding.level)}, {"name", finding.name}, {"text", finding.text}});
+  }
   if (report.error) out["error"] = to_json(*report.error);
   if (report.recovery_error) out["recovery_error"] = to_json(*report.recovery_error);
   return out;

@@ -131,6 +131,16 @@ void SourceRunner::perform(source::Send& action) {
   if (!sent) reply(source::LinkLost{std::move(sent.error())});
 }
 
+void SourceRunner::perform(source::CheckPlatform& action) {
+  PlatformFindings findings;
+  if (exporter_ != nullptr) {
+    auto judged = exporter_->judge(action.card);
+    if (!judged) return reply(source::Failed{std::move(judged.error())});
+    findings = std::move(*judged);
+  }
+  reply(source::PlatformChecked{std::move(findings)});
+}
+
 void SourceRunner::perform(source::StartPlatform& action) {
   Bytes start;
   if (exporter_ != nullptr) {
@@ -276,6 +286,7 @@ void SourceRunner::perform(source::End& action) {
   ended_ = true;
   report_.outcome = action.outcome;
   report_.error = std::move(action.error);
+  report_.findings = session_.findings();
   report_.rounds = session_.rounds();
   fill_downtime();
 }

@@ -41,6 +41,7 @@ class SourceRunner {
   void read_records();
   void handle(source::Event event);
   void perform(source::Send& action);
+  void perform(source::CheckPlatform& action);
   void perform(source::StartPlatform& action);
   void perform(source::RunRound& action);
   void perform(source::StopRound& action);

@@ -107,6 +107,9 @@ struct Describe {
   std::string operator()(const SessionAccept& accept) const {
     return fmt::format("identity of {} bytes", accept.identity.size());
   }
+  std::string operator()(const PlatformCard& card) const {
+    return fmt::format("card of {} bytes", card.card.size());
+  }
   std::string operator()(const PlatformStart& start) const {
     return fmt::format("start of {} bytes", start.start.size());
   }

@@ -82,6 +82,12 @@ std::string report_text(const json& report, bool check_only) {
   if (const auto error = report.find("recovery_error"); error != report.end()) {
     text += fmt::format("also: {}\n", error->value("detail", ""));
   }
+  for (const json& finding : report.value("platform_findings", json::array())) {
+    const std::string level = finding.value("level", "");
+    if (!check_only && level == "ok") continue;  // a migration shows only what needs attention
+    text += fmt::format("  {:<8} {}: {}\n", level, finding.value("name", ""),
+                        finding.value("text", ""));
+  }
   const json rounds = report.value("rounds", json::array());
   if (check_only || rounds.empty()) return text;
   text += "  round     shared      zero   private   skipped shared data private data       time\n";
@@ -114,12 +120,14 @@ std::string report_text(const json& report, bool check_only) {
 
 std::string status_text(const json& status) {
   const json guest = status.value("guest", json::object());
-  std::string text = fmt::format(
-      "agent {}: {}\nguest {}: platform {}, backend {}, {} MiB, {} vCPUs", status.value("agent", ""),
-      status.value("state", ""), guest.value("name", ""), guest.value("platform", ""),
-      guest.value("backend", ""), count(guest, "memory_bytes") >> 20, count(guest, "vcpus"));
+  std::string text =
+      fmt::format("agent {}: {}\nguest {}: platform {}, backend {}, {} MiB, {} vCPUs",
+                  status.value("agent", ""), status.value("state", ""), guest.value("name", ""),
+                  guest.value("platform", ""), guest.value("backend", ""),
+                  count(guest, "memory_bytes") >> 20, count(guest, "vcpus"));
   if (guest.contains("workload")) {
-    text += fmt::format(", workload {}, seed {}", guest.value("workload", ""), count(guest, "seed"));
+    text +=
+        fmt::format(", workload {}, seed {}", guest.value("workload", ""), count(guest, "seed"));
   }
   text += fmt::format("\nbackend: {}\nplatform: {}\n", status.value("backend_reason", ""),
                       status.value("platform", ""));
