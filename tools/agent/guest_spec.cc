@@ -24,8 +24,10 @@ Result<std::uint64_t> parse_number(std::string_view key, std::string_view text, 
 Result<Platform> parse_platform(std::string_view text) {
   if (text == "none") return Platform::kNone;
   if (text == "sev") return Platform::kSev;
+  if (text == "sev-es") return Platform::kSevEs;
   if (text == "sw-protected") return Platform::kSwProtected;
-  return fail(ErrorClass::kUsage, "platform={} is not known; use none, sev or sw-protected", text);
+  return fail(ErrorClass::kUsage, "platform={} is not known; use none, sev, sev-es or sw-protected",
+              text);
 }
 
 Result<BackendChoice> parse_backend_choice(std::string_view text) {
@@ -71,6 +73,7 @@ const char* const kGuestSpecHelp =
     "                      converts pages between private and shared all the time (sweep)\n"
     "  seed=N              makes the guest's behaviour repeatable (1)\n"
     "  shared=PERCENT      share of its memory the guest converts to shared at boot (5)\n"
+    "  populated=PERCENT   share of its memory the guest ever uses (100)\n"
     "  flips=N             conversions in 1000 steps (idle 0, flipstorm 500, others 2)\n"
     "  spin=N              register-only work between two steps: holds the rate of writes down "
     "(0)\n"
@@ -156,11 +159,12 @@ Result<void> set_machine_key(VmConfig& vm, std::string_view key, std::string_vie
   } else if (key == "irqchip") {
     SEALIFT_TRY(vm.irqchip, parse_switch(key, text));
   } else {
-    return fail(ErrorClass::kUsage,
-                "guest option {}={} is not known; use name, platform, backend, memory, vcpus, "
-                "workload, seed, shared, flips, spin, image, hypercall, hypercall-by, ready, "
-                "boot-sector, flat-binary, serial, memory-backing, prefault, dirty or irqchip",
-                key, text);
+    return fail(
+        ErrorClass::kUsage,
+        "guest option {}={} is not known; use name, platform, backend, memory, vcpus, "
+        "workload, seed, shared, populated, flips, spin, image, hypercall, hypercall-by, ready, "
+        "boot-sector, flat-binary, serial, memory-backing, prefault, dirty or irqchip",
+        key, text);
   }
   return {};
 }
@@ -190,6 +194,8 @@ Result<void> set_guest_key(GuestSpec& spec, std::string_view key, std::string_vi
     return number(spec.vm.seed, std::numeric_limits<std::uint64_t>::max());
   } else if (key == "shared") {
     return number(spec.vm.shared_percent, 100);
+  } else if (key == "populated") {
+    return number(spec.vm.populated_percent, 100);
   } else if (key == "flips") {
     std::uint32_t flips = 0;
     SEALIFT_CHECK(number(flips, 1000));

@@ -28,7 +28,7 @@ Result<MemoryLayout> layout_of_guest(std::uint64_t memory_bytes) {
 }
 
 Result<GuestPlan> plan_guest(std::uint64_t memory_bytes, std::uint32_t vcpus,
-                             std::uint64_t image_bytes) {
+                             std::uint64_t image_bytes, std::uint32_t populated_percent) {
   SEALIFT_TRY(const MemoryLayout layout, layout_of_guest(memory_bytes));
   if (vcpus == 0 || vcpus > guest::kVcpusMax) {
     return fail(ErrorClass::kUsage, "{} vCPUs are not between 1 and {}", vcpus, guest::kVcpusMax);
@@ -41,7 +41,12 @@ Result<GuestPlan> plan_guest(std::uint64_t memory_bytes, std::uint32_t vcpus,
   std::uint64_t next = guest::kPageTablesGfn + 2 + plan.page_directories;
   const std::uint64_t controls = next;
   next += vcpus * (1 + kStackPages);
-  const std::uint64_t each = (plan.ram_pages - next) / vcpus;  // of arena and its table
+  if (populated_percent < kPopulatedPercentMin || populated_percent > 100) {
+    return fail(ErrorClass::kUsage, "a populated share of {} % is not between {} and 100",
+                populated_percent, kPopulatedPercentMin);
+  }
+  // Of arena and its table.
+  const std::uint64_t each = (plan.ram_pages - next) * populated_percent / 100 / vcpus;
   const std::uint64_t arena = each * kEntriesPerTablePage / (kEntriesPerTablePage + 1);
   const std::uint64_t table = (arena + kEntriesPerTablePage - 1) / kEntriesPerTablePage;
   const std::uint64_t image = image_bytes / kPageBytes + (image_bytes % kPageBytes != 0 ? 1 : 0);

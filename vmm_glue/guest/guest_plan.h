@@ -35,9 +35,12 @@ struct GuestPlan {
   std::vector<VcpuPlan> vcpus;
 };
 
+// What a guest must fill of its arenas at least, in percent of RAM; the rest is never touched.
+inline constexpr std::uint32_t kPopulatedPercentMin = 1;
+
 // RAM of `memory_bytes`, with the gap between 3 and 4 GiB.
 Result<MemoryLayout> layout_of_guest(std::uint64_t memory_bytes);
 Result<GuestPlan> plan_guest(std::uint64_t memory_bytes, std::uint32_t vcpus,
-                             std::uint64_t image_bytes);
+                             std::uint64_t image_bytes, std::uint32_t populated_percent = 100);
 
 }  // namespace sealift

@@ -31,7 +31,31 @@ ModelVm::ModelVm(Parts parts) : Vm(std::move(parts)), log_(layout_.span_pages())
   }
 }
 
+void ModelVm::load_registers(std::uint32_t vcpu) {
+  if (!has_register_pages()) return;
+  const MutableBytes regs = std::as_writable_bytes(std::span(vcpus_[vcpu]->regs()));
+  private_memory_->load(private_memory_->register_page(vcpu), regs);
+}
+
+void ModelVm::store_registers(std::uint32_t vcpu) {
+  if (!has_register_pages()) return;
+  auto& regs = vcpus_[vcpu]->regs();
+  private_memory_->store(private_memory_->register_page(vcpu), std::as_bytes(std::span(regs)));
+  regs.fill(0);  // the host keeps none
+}
+
 void ModelVm::run(std::uint32_t vcpu) {
+  if (private_memory_ != nullptr) {
+    if (std::string why = private_memory_->why_not_run(); !why.empty()) {
+      return control_.terminate(std::move(why));
+    }
+  }
+  load_registers(vcpu);
+  run_guest(vcpu);
+  store_registers(vcpu);
+}
+
+void ModelVm::run_guest(std::uint32_t vcpu) {
   ModelMachine& machine = *vcpus_[vcpu];
   guest::WorkloadVcpu<ModelMachine> program(machine, vcpu);
   while (!control_.should_stop()) {
@@ -55,15 +79,16 @@ Result<void> ModelVm::run_steps(std::uint32_t vcpu, std::uint64_t turns) {
                 name_of(control_.state()));
   }
   ModelMachine& machine = *vcpus_[vcpu];
+  load_registers(vcpu);
   guest::WorkloadVcpu<ModelMachine> program(machine, vcpu);
-  for (std::uint64_t i = 0; i < turns; ++i) {
+  for (std::uint64_t i = 0; i < turns && machine.fault().empty(); ++i) {
     program.advance();
     (void)machine.take_bell();
-    if (machine.fault().empty()) continue;
-    control_.terminate(machine.fault());
-    return fail(ErrorClass::kLocalFault, "the guest terminated: {}", machine.fault());
   }
-  return {};
+  store_registers(vcpu);
+  if (machine.fault().empty()) return {};
+  control_.terminate(machine.fault());
+  return fail(ErrorClass::kLocalFault, "the guest terminated: {}", machine.fault());
 }
 
 Result<void> ModelVm::start_dirty_tracking() {
@@ -77,8 +102,10 @@ Result<void> ModelVm::harvest_dirty() {
   return {};
 }
 
+// Registers that the platform keeps leave through it (PrivateExporter::save_state()).
 Result<std::vector<StateBlob>> ModelVm::save_vcpus() {
   std::vector<StateBlob> state;
+  if (has_register_pages()) return state;
   for (std::uint32_t i = 0; i < config_.vcpus; ++i) {
     StateBlob blob{StateBlob::Kind::kVcpu, i, kBlobName, kBlobVersion, Bytes(kBlobBytes)};
     std::memcpy(blob.bytes.data(), vcpus_[i]->regs().data(), kBlobBytes);
@@ -88,6 +115,11 @@ Result<std::vector<StateBlob>> ModelVm::save_vcpus() {
 }
 
 Result<void> ModelVm::load_vcpus(std::vector<StateBlob> state) {
+  if (has_register_pages()) {
+    if (state.empty()) return {};
+    return fail(ErrorClass::kRefused, "state '{}' came, but the platform keeps the registers here",
+                state.front().name);
+  }
   std::vector<const StateBlob*> of_vcpu(config_.vcpus, nullptr);
   for (const StateBlob& blob : state) {
     if (blob.kind != StateBlob::Kind::kVcpu || blob.name != kBlobName ||

@@ -4,7 +4,9 @@
 // Invariants:
 //   I1  A vCPU stops between two turns of the workload (one page of work each), so pause() is quick
 //       even in a boot or a check.
-//   I2  The same seed and the same run_steps() calls give the same memory.
+//   I2  Where the platform keeps registers (SEV-ES), they are in a ModelMachine only while its vCPU
+//       runs: load_registers() as VMRUN does, store_registers() as every exit does.
+//   I3  The same seed and the same run_steps() calls give the same memory.
 #pragma once
 
 #include <atomic>
@@ -35,6 +37,7 @@ class ModelVm final : public Vm {
 
   Result<void> start_thread(std::uint32_t) override { return {}; }
   void run(std::uint32_t vcpu) override;
+  void run_guest(std::uint32_t vcpu);
   void fill_status(VmStatus& status) const override {
     status.hypercalls = hypercalls_.load(std::memory_order_relaxed);
   }
@@ -44,6 +47,12 @@ class ModelVm final : public Vm {
   }  // all registers zero: the start of the program
   Result<std::vector<StateBlob>> save_vcpus() override;
   Result<void> load_vcpus(std::vector<StateBlob> state) override;
+
+  bool has_register_pages() const {
+    return private_memory_ != nullptr && private_memory_->register_page(0) != nullptr;
+  }
+  void load_registers(std::uint32_t vcpu);
+  void store_registers(std::uint32_t vcpu);
 
   WriteLog log_;
   std::atomic<std::uint64_t> hypercalls_{0};

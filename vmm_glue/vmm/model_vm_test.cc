@@ -74,6 +74,71 @@ TEST(ModelVm, StepsMigrateWithoutThreads) {
   expect_no_errors(*to);
 }
 
+// SEV-ES: the host has no registers to save; they move as the platform moves their pages.
+TEST(ModelVm, RegistersThatThePlatformKeepsAreNotInTheSavedState) {
+  Machine from = make_machine(small(Workload::kFlipstorm), 3);
+  Machine to = make_machine(small(Workload::kIdle), 4);
+  Bytes from_page(kPageBytes), to_page(kPageBytes);
+  from.secret->keep_registers(from_page);
+  to.secret->keep_registers(to_page);
+  SEALIFT_EXPECT_OK(from->boot());
+  HandMigration migration(from, to);
+  SEALIFT_EXPECT_OK(from->start_dirty_tracking());
+  SEALIFT_EXPECT_OK(model(from).run_steps(0, 4000));
+  migration.copy_all();
+  const auto state = from->save_state();
+  ASSERT_TRUE(state.has_value());
+  for (const StateBlob& blob : *state) EXPECT_NE(blob.kind, StateBlob::Kind::kVcpu) << blob.name;
+
+  Bytes registers(kPageBytes);
+  from.secret->load(from_page.data(), registers);
+  EXPECT_NE(registers, Bytes(kPageBytes));
+  migration.move_state();
+  to.secret->store(to_page.data(), registers);
+  SEALIFT_EXPECT_OK(model(to).run_steps(0, 2000));
+  SEALIFT_EXPECT_OK(to->resume());
+  expect_no_errors(*to);
+
+  Machine other = make_machine(small(Workload::kIdle), 5);  // its platform keeps none
+  SEALIFT_EXPECT_OK(other->boot());
+  auto foreign = other->save_state();
+  ASSERT_TRUE(foreign.has_value());
+  SEALIFT_EXPECT_OK(to->pause());
+  const auto loaded = to->load_state(std::move(*foreign));
+  ASSERT_FALSE(loaded.has_value());
+  EXPECT_NE(loaded.error().detail.find("the platform keeps the registers"), std::string::npos);
+}
+
+TEST(ModelVm, AGuestWhosePlatformForbidsItDoesNotRun) {
+  Machine machine = booted_machine(small(Workload::kSweep));
+  SEALIFT_EXPECT_OK(machine->pause());
+  machine.secret->refusal = "the firmware says SENT";
+  const std::uint64_t steps = machine->status().steps;
+  SEALIFT_EXPECT_OK(machine->resume());
+  EXPECT_FALSE(machine->self_check(60s).has_value());
+  EXPECT_EQ(machine->status().state, VmState::kTerminated);
+  EXPECT_EQ(machine->status().reason, "the firmware says SENT");
+  EXPECT_EQ(machine->status().steps, steps);
+}
+
+// What a guest never touches stays as the host gave it.
+TEST(ModelVm, AGuestTouchesOnlyItsPopulatedShare) {
+  VmConfig config = small(Workload::kRandom);
+  config.memory_bytes = 16ULL << 20;
+  config.populated_percent = 30;
+  Machine machine = booted_machine(config);
+  let_run(*machine, 3000);
+  SEALIFT_EXPECT_OK(machine->pause());
+  std::uint64_t touched = 0;
+  for (const Gfn gfn : all_gfns(machine->layout())) {
+    const std::byte* page = machine->host_address(gfn);
+    touched += std::any_of(page, page + kPageBytes, [](std::byte b) { return b != std::byte{0}; });
+  }
+  const std::uint64_t pages = machine->layout().pages();
+  EXPECT_LE(touched, pages * 31 / 100);
+  EXPECT_GE(touched, pages * 28 / 100);
+}
+
 TEST(ModelVm, ARefusedConversionChangesNoClass) {
   for (std::uint64_t form : {guest::kFormPageEncStatus, guest::kFormMapGpaRange}) {
     VmConfig config = small(Workload::kFlipstorm);

@@ -75,7 +75,8 @@ Result<Vm::Parts> Vm::make_parts(const VmConfig& config, PrivateMemory* private_
   SEALIFT_CHECK(check_config(config));
   SEALIFT_TRY(auto image, read_file("image", config.image_path, config.memory_bytes));
   SEALIFT_TRY(auto program, read_program(config));
-  SEALIFT_TRY(auto plan, plan_guest(config.memory_bytes, config.vcpus, image.size()));
+  SEALIFT_TRY(auto plan, plan_guest(config.memory_bytes, config.vcpus, image.size(),
+                                    config.populated_percent));
   SEALIFT_TRY(auto layout, layout_of_guest(config.memory_bytes));
   SEALIFT_TRY(auto memory, GuestMemory::make(layout, populate, config.memory_backing));
   return Parts{config,           std::move(plan),    std::move(layout), std::move(memory),

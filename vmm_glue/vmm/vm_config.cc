@@ -209,7 +209,8 @@ std::uint64_t program_bytes_max(Program program) {
 }
 
 Result<void> check_config(const VmConfig& config) {
-  SEALIFT_TRY(const GuestPlan plan, plan_guest(config.memory_bytes, config.vcpus, 0));
+  SEALIFT_TRY(const GuestPlan plan,
+              plan_guest(config.memory_bytes, config.vcpus, 0, config.populated_percent));
   if (config.shared_percent > 100) {
     return fail(ErrorClass::kUsage, "shared_percent {} is above 100", config.shared_percent);
   }

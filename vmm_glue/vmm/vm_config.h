@@ -64,7 +64,8 @@ struct VmConfig {
   std::uint32_t vcpus = 1;
   Workload workload = Workload::kSweep;
   std::uint64_t seed = 1;
-  std::uint32_t shared_percent = 5;                  // of the arena, converted at boot
+  std::uint32_t shared_percent = 5;       // of the arena, converted at boot
+  std::uint32_t populated_percent = 100;  // of RAM the guest uses; the rest it never touches
   std::optional<std::uint32_t> flips_per_1000 = {};  // unset: default_flips_per_1000()
   std::uint32_t spin_per_step =
       0;                   // register-only work between two steps, to hold the rate of writes down

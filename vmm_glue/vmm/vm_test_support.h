@@ -31,6 +31,18 @@ class XorMemory final : public PrivateMemory {
     apply(host, copy);
     copy_to_guest(host, copy);
   }
+  std::string why_not_run() const override { return refusal; }
+  std::byte* register_page(std::uint32_t vcpu) const override {
+    return vcpu < register_pages.size() ? register_pages[vcpu] : nullptr;
+  }
+  // Keeps the registers of this vCPU from now on, all zero to begin with. `page` outlives the VM.
+  void keep_registers(MutableBytes page) {
+    store(page.data(), Bytes(page.size()));
+    register_pages.push_back(page.data());
+  }
+
+  std::string refusal;
+  std::vector<std::byte*> register_pages;
 
  private:
   void apply(const std::byte* host, MutableBytes bytes) const {
