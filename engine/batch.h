@@ -45,7 +45,7 @@ struct PrivateBatch {
   std::uint8_t stream = 0;
   std::vector<Gfn> gfns;
   std::vector<PrivateOp> ops;         // one for each gfn
-  Bytes batch_auth;                   // over the whole list (TDX MBMD); empty on SEV
+  Bytes batch_auth;                   // over the whole list (TDX MBMD, SEV's binding)
   std::uint32_t page_auth_bytes = 0;  // bytes of page_auth for each entry (SEV packet header: 52)
   Bytes page_auth;
   std::uint32_t page_body_bytes = 0;  // bytes of body for each kImport and kMetadata entry

@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "engine/assert.h"
+#include "engine/heat.h"
 #include "engine/page_map.h"
 
 namespace sealift {
@@ -44,6 +45,8 @@ DirtySet::DirtySet(std::uint64_t span_pages)
       words_((span_pages + 63) / 64),
       blocks_((words_.size() + DirtyBlock::kWords - 1) / DirtyBlock::kWords) {}
 
+DirtySet::~DirtySet() = default;
+
 std::uint64_t DirtySet::pages_of_word(std::uint64_t word) const {
   return bits_between(0, std::min<std::uint64_t>(64, span_ - word * 64));
 }
@@ -57,7 +60,38 @@ void DirtySet::mark_in_word(std::uint64_t word, std::uint64_t bits) {
   }
 }
 
+Heat& DirtySet::watch_heat(const PageMap& map) {
+  SEALIFT_ASSERT(map.span_pages() == span_);
+  const std::lock_guard lock(heat_mutex_);
+  if (heat_owner_) {
+    heat_owner_->restart();
+  } else {
+    heat_owner_ = std::make_unique<Heat>(map);
+    heat_.store(heat_owner_.get(), std::memory_order_release);
+  }
+  return *heat_owner_;
+}
+
+void DirtySet::report(std::uint64_t word, std::uint64_t bits) {
+  if (Heat* heat = heat_.load(std::memory_order_acquire)) heat->report(word, bits);
+}
+
+void DirtySet::report(GfnRange range) {
+  if (range.pages > DirtyBlock::kWords * 64) return;
+  if (heat_.load(std::memory_order_acquire) == nullptr) return;
+  for (std::uint64_t at = value(range.first), end = value(end_of(range)); at < end;) {
+    const std::uint64_t stop = std::min(end, (at / 64 + 1) * 64);
+    report(at / 64, bits_between(at % 64, stop - at / 64 * 64));
+    at = stop;
+  }
+}
+
 void DirtySet::mark(Gfn gfn) {
+  put_back(gfn);
+  report(value(gfn) / 64, 1ULL << (value(gfn) % 64));
+}
+
+void DirtySet::put_back(Gfn gfn) {
   SEALIFT_ASSERT(value(gfn) < span_);
   mark_in_word(value(gfn) / 64, 1ULL << (value(gfn) % 64));
 }
@@ -83,12 +117,15 @@ void DirtySet::mark(GfnRange range) {
                                   std::memory_order_acq_rel);
     at = stop * 64;
   }
+  report(range);
 }
 
 void DirtySet::merge_word(std::uint64_t word, std::uint64_t bits) {
   SEALIFT_ASSERT(word < words_.size());
   bits &= pages_of_word(word);
-  if (bits != 0) mark_in_word(word, bits);
+  if (bits == 0) return;
+  mark_in_word(word, bits);
+  report(word, bits);
 }
 
 std::uint64_t DirtySet::marked_bits(std::uint64_t word) const {
@@ -103,6 +140,35 @@ std::uint64_t DirtySet::marked_bits(std::uint64_t word) const {
 bool DirtySet::is_marked(Gfn gfn) const {
   SEALIFT_ASSERT(value(gfn) < span_);
   return (marked_bits(value(gfn) / 64) >> (value(gfn) % 64) & 1) != 0;
+}
+
+std::uint64_t DirtySet::next_marked_word(std::uint64_t word) const {
+  while (word < words_.size()) {
+    const Block& block = blocks_[word / DirtyBlock::kWords];
+    const std::uint64_t marked = (block.filled.load(std::memory_order_acquire) |
+                                  block.whole.load(std::memory_order_acquire)) >>
+                                 (word % DirtyBlock::kWords);
+    if (marked != 0) return word + static_cast<std::uint64_t>(std::countr_zero(marked));
+    word = (word / DirtyBlock::kWords + 1) * DirtyBlock::kWords;
+  }
+  return words_.size();
+}
+
+std::uint64_t DirtySet::take(std::uint64_t word, std::uint64_t bits) {
+  SEALIFT_ASSERT(word < words_.size());
+  Block& block = blocks_[word / DirtyBlock::kWords];
+  const std::uint64_t bit = 1ULL << (word % DirtyBlock::kWords);
+  if ((block.whole.load(std::memory_order_acquire) & bit) != 0) {
+    // Into the word first: its pages are marked in one of the two at every moment.
+    mark_in_word(word, pages_of_word(word));
+    block.whole.fetch_and(~bit, std::memory_order_acq_rel);
+  }
+  const bool all = (words_[word].load(std::memory_order_relaxed) & ~bits) == 0;
+  if (all) block.filled.fetch_and(~bit, std::memory_order_acq_rel);
+  const std::uint64_t marked = words_[word].fetch_and(~bits, std::memory_order_acq_rel);
+  const bool more_came = all && (marked & ~bits) != 0;
+  if (more_came) block.filled.fetch_or(bit, std::memory_order_acq_rel);
+  return marked & bits;
 }
 
 // Moves the marks of a block into `into`.

@@ -13,19 +13,24 @@
 //   I1  A mark writes the word, then reads `filled` and sets its bit if it is clear; a drain takes
 //       `filled`, then the word. Both write the word by a read-modify-write, so one comes first:
 //       the drain's finds the mark, or the mark's saw the drain's and finds the bit in `filled`
-//       clear.
+//       clear. take() of all that a word holds does the same, and sets the bit again if it was not
+//       all.
+//   I2  drain() and take() are called by one thread at a time.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "engine/types.h"
 
 namespace sealift {
 
+class Heat;
 class PageMap;
 
 // A plain bitmap over guest pages, for one thread.
@@ -62,6 +67,9 @@ struct DirtyBlock {
 class DirtySet {
  public:
   explicit DirtySet(std::uint64_t span_pages);
+  DirtySet(const DirtySet&) = delete;
+  DirtySet& operator=(const DirtySet&) = delete;
+  ~DirtySet();
 
   std::uint64_t span_pages() const { return span_; }
   void mark(Gfn gfn);
@@ -72,6 +80,18 @@ class DirtySet {
   bool is_marked(Gfn gfn) const;
   // Bit i: page 64 * word + i is marked. REQUIRES: 64 * word < span_pages.
   std::uint64_t marked_bits(std::uint64_t word) const;
+
+  // How soon pages are dirtied again: from now on every mark is reported to it, but for ranges of
+  // more than a block of pages, which say nothing of one page. Begun anew by each call; lives as
+  // long as the set. REQUIRES: always the same map, of the same span, that outlives the set.
+  Heat& watch_heat(const PageMap& map);
+  // Marks a page again that was taken and not sent, which is no news of the guest.
+  void put_back(Gfn gfn);
+
+  // The first word at or after `word` that may hold marks; the number of words when there is none.
+  std::uint64_t next_marked_word(std::uint64_t word) const;
+  // Takes those of `bits` that are marked out of the set and returns them.
+  std::uint64_t take(std::uint64_t word, std::uint64_t bits);
 
   // Moves every marked page into `into` (or-ing) and leaves the set empty.
   void drain(PageBitmap& into);
@@ -89,6 +109,8 @@ class DirtySet {
 
   std::uint64_t pages_of_word(std::uint64_t word) const;  // as bits; fewer than 64 only in the last
   void mark_in_word(std::uint64_t word, std::uint64_t bits);
+  void report(std::uint64_t word, std::uint64_t bits);
+  void report(GfnRange range);
   void drain_block(std::uint64_t block, DirtyBlock& into);
   template <class Visit>
   void for_each_word(Visit visit) const;
@@ -96,6 +118,9 @@ class DirtySet {
   std::uint64_t const span_;
   std::vector<std::atomic<std::uint64_t>> words_;
   std::vector<Block> blocks_;
+  std::mutex heat_mutex_;             // of making it
+  std::unique_ptr<Heat> heat_owner_;  // guarded by heat_mutex_
+  std::atomic<Heat*> heat_{nullptr};
 };
 
 // The one way a conversion reaches the engine: the map first, then the whole range dirty, so that a

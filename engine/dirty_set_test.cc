@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "engine/page_map.h"
-#include "engine/round.h"
 
 namespace sealift {
 namespace {
@@ -202,34 +201,69 @@ TEST(DirtySet, AMarkComesOutOfTheNextDrain) {
   done = true;
 }
 
-RC_GTEST_PROP(Round, ReturnsEachPageOnceByItsClassAndLeavesOutWhatIsDirtyAgain, ()) {
+RC_GTEST_PROP(DirtySet, TakeRemovesJustWhatItReturns, ()) {
   DirtySet dirty(*span_gen());
-  PageMap map(dirty.span_pages());
-  Pages model, again;
+  Pages model;
   for (int i = 0; i < 4; ++i) mark_something(dirty, model);
-  const auto cut = *rc::gen::inRange<std::uint64_t>(0, dirty.span_pages() + 1);
-  map.convert(GfnRange{Gfn{0}, cut}, PageClass::kShared);
-  const auto shared_max = *rc::gen::inRange<std::uint32_t>(1, 600);
-  const auto private_max = *rc::gen::inRange<std::uint32_t>(1, 600);
-  Round round(dirty, shared_max, private_max);
-  RC_ASSERT(dirty.count() == 0u);
-  RC_ASSERT(round.pages() == model.size());
-  if (*rc::gen::arbitrary<bool>()) mark_something(dirty, again);
-  const bool skip = *rc::gen::arbitrary<bool>();
-  Pages returned;
-  while (auto plan = round.next(map, skip)) {
-    RC_ASSERT(!plan->gfns.empty());
-    RC_ASSERT(std::is_sorted(plan->gfns.begin(), plan->gfns.end()));
-    RC_ASSERT(plan->gfns.size() <= (plan->cls == PageClass::kShared ? shared_max : private_max));
-    for (Gfn gfn : plan->gfns) {
-      RC_ASSERT(map.class_of(gfn) == plan->cls);
-      RC_ASSERT(returned.insert(value(gfn)).second);
+  const std::uint64_t words = (dirty.span_pages() + 63) / 64;
+  for (int i = 0; i < 20; ++i) {
+    const auto word = *rc::gen::inRange<std::uint64_t>(0, words);
+    const auto bits =
+        *rc::gen::oneOf(rc::gen::arbitrary<std::uint64_t>(), rc::gen::just(~std::uint64_t{0}));
+    const std::uint64_t taken = dirty.take(word, bits);
+    for (std::uint64_t bit = 0; bit < 64; ++bit) {
+      const bool expected = (bits >> bit & 1) != 0 && model.erase(word * 64 + bit) == 1;
+      RC_ASSERT((taken >> bit & 1) == (expected ? 1u : 0u));
     }
   }
-  Pages expected = model;
-  if (skip) std::erase_if(expected, [&](std::uint64_t page) { return again.contains(page); });
-  RC_ASSERT(returned == expected);
-  RC_ASSERT(round.skipped_pages() == model.size() - expected.size());
+  RC_ASSERT(dirty.count() == model.size());
+  Pages walked;
+  for (std::uint64_t word = dirty.next_marked_word(0); word < words;
+       word = dirty.next_marked_word(word + 1)) {
+    for (std::uint64_t bit = 0; bit < 64; ++bit) {
+      if ((dirty.marked_bits(word) >> bit & 1) != 0) walked.insert(word * 64 + bit);
+    }
+  }
+  RC_ASSERT(walked == model);
+  RC_ASSERT(pages_of(dirty.drain()) == model);
+}
+
+TEST(DirtySet, WhatWasTakenEmptyIsNotVisitedAgain) {
+  DirtySet dirty(3 * 4096);
+  dirty.mark(GfnRange{Gfn{0}, 3 * 4096});
+  for (std::uint64_t word = 0; word < 3 * 64; ++word) EXPECT_EQ(dirty.take(word, ~0ULL), ~0ULL);
+  EXPECT_EQ(dirty.next_marked_word(0), 3u * 64);
+  dirty.put_back(Gfn{100});
+  EXPECT_EQ(dirty.next_marked_word(0), 1u);
+}
+
+// One mark and one take begin at the same moment, again and again: of that page, or of the only
+// other one in its word. The mark is either taken or found by the next walk.
+TEST(DirtySet, AMarkBesideATakeIsFoundByTheNextWalk) {
+  constexpr std::uint64_t kRaces = 40'000;
+  DirtySet dirty(4096);
+  std::atomic<std::uint64_t> begun{0}, marked{0};
+  std::jthread marker([&] {
+    for (std::uint64_t race = 1; race <= kRaces; ++race) {
+      for (int spins = 1; begun < race; ++spins) {
+        if (spins % 4096 == 0) std::this_thread::yield();
+      }
+      dirty.mark(Gfn{0});
+      marked = race;
+    }
+  });
+  for (std::uint64_t race = 1; race <= kRaces; ++race) {
+    const std::uint64_t bits = race % 2 == 0 ? 1 : 2;
+    if (bits == 2) dirty.put_back(Gfn{1});
+    begun = race;
+    for (std::uint64_t i = 0; i < race % 512; ++i) static_cast<void>(begun.load());
+    const bool taken = (dirty.take(0, bits) & 1) != 0;
+    while (marked < race) std::this_thread::yield();
+    if (!taken) {
+      EXPECT_EQ(dirty.next_marked_word(0), 0u) << race;
+    }
+    static_cast<void>(dirty.take(0, ~0ULL));
+  }
 }
 
 TEST(ConvertPages, TheWholeRangeIsDirtyAfterwards) {

@@ -84,38 +84,5 @@ TEST(Conversions, AreSplitIntoBoundedRecords) {
   EXPECT_EQ(records[2].to_shared.size(), 5u);
 }
 
-TEST(Round, GivesEachDirtyPageOnceInBatchesOfOneClass) {
-  PageMap map(1000);
-  map.convert(GfnRange{Gfn{100}, 300}, PageClass::kShared);
-  DirtySet dirty(1000);
-  dirty.mark(GfnRange{Gfn{50}, 800});
-  Round round(dirty, 64, 64);
-  EXPECT_EQ(round.pages(), 800u);
-  EXPECT_EQ(dirty.count(), 0u);
-  std::set<std::uint64_t> seen;
-  while (auto plan = round.next(map, false)) {
-    ASSERT_FALSE(plan->gfns.empty());
-    ASSERT_LE(plan->gfns.size(), 64u);
-    for (Gfn gfn : plan->gfns) {
-      EXPECT_EQ(map.class_of(gfn), plan->cls);
-      EXPECT_TRUE(seen.insert(value(gfn)).second) << value(gfn);
-    }
-  }
-  EXPECT_EQ(seen.size(), 800u);
-}
-
-TEST(Round, LeavesOutWhatIsDirtyAgain) {
-  PageMap map(100);
-  DirtySet dirty(100);
-  dirty.mark(GfnRange{Gfn{0}, 100});
-  Round round(dirty, 16, 200);
-  dirty.mark(GfnRange{Gfn{40}, 10});
-  std::uint64_t pages = 0;
-  while (auto plan = round.next(map, true)) pages += plan->gfns.size();
-  EXPECT_EQ(pages, 90u);
-  EXPECT_EQ(round.skipped_pages(), 10u);
-  EXPECT_EQ(dirty.count(), 10u);  // they travel in the next epoch
-}
-
 }  // namespace
 }  // namespace sealift

@@ -101,7 +101,7 @@ TEST(Policy, ThrottlesAGuestThatOutrunsTheMigration) {
     percent = decision.throttle_percent;
     percents.push_back(percent);
   }
-  EXPECT_THAT(percents, testing::ElementsAre(20, 30, 40, 45, 45, 45, 45, 45, 45, 45))
+  EXPECT_THAT(percents, testing::ElementsAre(20, 30, 40, 45, 45, 45, 45, 45))  // of 2 s each
       << decision.reason;
   EXPECT_EQ(decision.step, Step::kGiveUp);
 }
@@ -112,6 +112,136 @@ TEST(Policy, DoesNotThrottleUnlessAskedNorWithoutNeed) {
   Goals goals{1000, 100, OnStall::kCancel};
   goals.throttle_max_percent = 90;
   EXPECT_EQ(decide({round(0, 4000, 0, 400)}, goals).throttle_percent, 0u);
+}
+
+// A slice of one second at 400 pages/s: what it had no time for, and what was dirtied meanwhile.
+RoundStats slice(std::uint64_t left, std::uint64_t dirtied) {
+  RoundStats stats = round(1000, 400, 1000, left + dirtied);
+  stats.left_private_pages = left;
+  stats.passes = 0;
+  return stats;
+}
+
+// Each slice of a large guest is less than a thousandth of it, which is no stall.
+TEST(Policy, HundredsOfSlicesAreOnePass) {
+  std::vector<RoundStats> rounds;
+  Goals goals{300'000'000, 2, OnStall::kCancel};
+  goals.guest_pages = 1'000'000;
+  std::uint64_t left = 900'000;
+  for (int i = 0; i < 700; ++i) {
+    append_round(rounds, slice(left -= 300, 100));
+    left += 100;
+    const Decision decision = decide(rounds, goals);
+    ASSERT_EQ(decision.step, Step::kAnotherRound) << i << ": " << decision.reason;
+    ASSERT_NE(decision.eta.high_ns, kNever);
+  }
+}
+
+TEST(Policy, ASliceThatWinsNothingIsAStallAfterFiveSeconds) {
+  std::vector<RoundStats> rounds{slice(50'000, 0)};
+  Goals goals{300'000'000, 30, OnStall::kCancel};
+  Decision decision;
+  for (int i = 0; i < 5; ++i) {
+    decision = decide(rounds, goals);
+    EXPECT_EQ(decision.step, Step::kAnotherRound) << i << ": " << decision.reason;
+    rounds.push_back(slice(49'600, 395));  // 400 away, 395 back
+  }
+  decision = decide(rounds, goals);
+  EXPECT_EQ(decision.step, Step::kGiveUp);
+  EXPECT_THAT(decision.reason, testing::StartsWith("no progress for 5 s, last pages would take"));
+}
+
+TEST(Policy, ExportingTheGuestTooOftenIsTheRoundLimit) {
+  Goals goals{300'000'000, 2, OnStall::kCancel};
+  goals.guest_pages = 800;
+  std::vector<RoundStats> rounds;
+  for (int i = 0; i < 3; ++i) rounds.push_back(slice(50'000, 10));
+  EXPECT_EQ(decide(rounds, goals).step, Step::kAnotherRound);
+  rounds.push_back(slice(48'000, 10));  // 1600 exports of a guest of 800 pages
+  const Decision decision = decide(rounds, goals);
+  EXPECT_EQ(decision.step, Step::kGiveUp);
+  EXPECT_THAT(decision.reason, testing::HasSubstr("round limit reached after 2 rounds"));
+}
+
+HeatEstimate heat(double observed_s, std::uint64_t hot_pages, double hot_writes_per_s) {
+  HeatEstimate estimate;
+  estimate.observed_s = observed_s;
+  estimate.classes[0] = {90'000, 10};
+  estimate.classes[1] = {5'000, 50};
+  estimate.classes[5] = {hot_pages, hot_writes_per_s};
+  return estimate;
+}
+
+TEST(Policy, TheFloorIsWhatIsWrittenFasterThanExported) {
+  EXPECT_EQ(floor_pages(heat(10, 2000, 200), 400, 0), 0u);    // 260 writes/s are bearable
+  EXPECT_EQ(floor_pages(heat(10, 2000, 400), 400, 0), 500u);  // 100 of 400 above 360
+  EXPECT_EQ(floor_pages(heat(10, 2000, 400), 400, 50), 0u);   // as the guest runs half the time
+  // All 2000, and the next class down to 27 of its 50 writes/s with the coldest ones.
+  EXPECT_EQ(floor_pages(heat(10, 2000, 2000), 30, 0), 5300u);
+  EXPECT_EQ(floor_pages(HeatEstimate{}, 400, 0), 0u);
+}
+
+// 1 in 8 000 pages were exported; the rest of the pass could change nothing.
+TEST(Policy, CancelsAsSoonAsTheFloorIsKnownToBeTooHigh) {
+  const std::vector<RoundStats> rounds{slice(90'000, 10)};
+  const Goals goals{300'000'000, 30, OnStall::kCancel};
+  EXPECT_EQ(decide(rounds, goals, heat(4, 2000, 2000)).step, Step::kAnotherRound) << "not firm";
+  const Decision decision = decide(rounds, goals, heat(6, 2000, 2000));
+  EXPECT_EQ(decision.step, Step::kGiveUp);
+  EXPECT_EQ(decision.reason,
+            "the guest writes about 2060 private pages/s and the firmware exports 400, so about "
+            "1700 stay dirty and take 4250 ms against a budget of 300 ms");
+  Goals relaxed = goals;
+  relaxed.downtime_max_ns = 5 * kSecond;
+  EXPECT_EQ(decide(rounds, relaxed, heat(6, 2000, 2000)).step, Step::kAnotherRound);
+}
+
+TEST(Policy, TheThrottleCountsBeforeItGivesUp) {
+  const std::vector<RoundStats> rounds{slice(90'000, 10)};
+  Goals goals{300'000'000, 30, OnStall::kCancel};
+  goals.throttle_max_percent = 90;  // leaves 206 writes/s
+  const Decision decision = decide(rounds, goals, heat(6, 2000, 2000));
+  EXPECT_EQ(decision.step, Step::kAnotherRound);
+  EXPECT_EQ(decision.throttle_percent, 20u);
+  EXPECT_THAT(decision.reason, testing::HasSubstr("held back for 20 % of the time"));
+  goals.throttle_max_percent = 50;
+  const Decision hopeless = decide(rounds, goals, heat(6, 2000, 2000));
+  EXPECT_EQ(hopeless.step, Step::kGiveUp);
+  EXPECT_THAT(hopeless.reason, testing::HasSubstr("even with its vCPUs held back for 50 %"));
+}
+
+// Told to switch over all the same, it sends what is worth it first, says what it will cost, and
+// exports none of the hot pages that cannot be kept clean.
+TEST(Policy, SwitchesOverAtTheFloorAndNotBefore) {
+  const Goals goals{300'000'000, 30, OnStall::kSwitchover};
+  const Decision before = decide({slice(90'000, 10)}, goals, heat(6, 2000, 2000));
+  EXPECT_EQ(before.step, Step::kAnotherRound);
+  EXPECT_EQ(before.floor_private_pages, 1700u);
+  EXPECT_EQ(before.leave_hottest_pages, 1700u);
+  EXPECT_THAT(before.reason, testing::HasSubstr("so about 1700 stay dirty and take 4250 ms"));
+  const Decision at = decide({slice(90'000, 10), slice(1700, 50)}, goals, heat(60, 2000, 2000));
+  EXPECT_EQ(at.step, Step::kSwitchover);
+  EXPECT_THAT(at.reason, testing::HasSubstr("so about 1700 stay dirty and take 4250 ms"));
+}
+
+TEST(Policy, LeavesTheHottestForWhichThePauseHasTime) {
+  const Goals goals{300'000'000, 30, OnStall::kCancel};
+  const HeatEstimate hot = heat(1, 2000, 200);  // 0.1 writes/s to each, and minutes to go
+  const Decision decision = decide({slice(90'000, 10)}, goals, hot);
+  EXPECT_NEAR(static_cast<double>(decision.leave_hottest_pages), 58, 1);  // half of 290 ms
+  EXPECT_EQ(decide({slice(90'000, 10)}, Goals{1, 30, OnStall::kCancel}, hot).leave_hottest_pages,
+            0u);
+  // A firmware that is done before any of them is written again exports them all.
+  RoundStats fast = slice(90'000, 10);
+  fast.firmware_ns = 400 * kSecond / 100'000;
+  EXPECT_EQ(decide({fast}, goals, hot).leave_hottest_pages, 0u);
+}
+
+TEST(Policy, AShortRoundHardlyChangesARate) {
+  RoundStats few = round(0, 2, 0, 0);
+  few.firmware_ns = kSecond;  // 2 pages/s
+  const Rates rates = measure_rates({round(0, 40'000, 0, 0), few});
+  EXPECT_NEAR(rates.firmware_pages_per_s, 395, 5);
 }
 
 TEST(Policy, TheEtaIsARange) {

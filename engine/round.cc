@@ -2,69 +2,173 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 
 #include "engine/assert.h"
 
 namespace sealift {
 namespace {
 
-// The first `pages` of `from`, which keeps the rest.
-std::vector<Gfn> take_front(std::vector<Gfn>& from, std::size_t pages) {
-  const auto cut = from.begin() + static_cast<std::ptrdiff_t>(std::min(pages, from.size()));
-  std::vector<Gfn> front(from.begin(), cut);
-  from.erase(from.begin(), cut);
-  return front;
+template <class Visit>
+void for_each_page(std::uint64_t word, std::uint64_t pages, Visit visit) {
+  for (; pages != 0; pages &= pages - 1) {
+    visit(Gfn{word * 64 + static_cast<std::uint64_t>(std::countr_zero(pages))});
+  }
 }
 
 }  // namespace
 
-Round::Round(DirtySet& dirty, std::uint32_t shared_pages_max, std::uint32_t private_pages_max)
-    : dirty_(dirty),
-      taken_(dirty.drain()),
-      shared_pages_max_(shared_pages_max),
-      private_pages_max_(private_pages_max) {
-  SEALIFT_ASSERT(shared_pages_max > 0);
-  SEALIFT_ASSERT(private_pages_max > 0);
-  for (const DirtyBlock& block : taken_) pages_ += block.count();
+Round::Round(DirtySet& dirty, const PageMap& live, const Heat* heat, const RoundLimits& limits)
+    : dirty_(dirty), live_(live), heat_(heat), words_((dirty.span_pages() + 63) / 64) {
+  SEALIFT_ASSERT(limits.private_pages_max > 0);
+  Bands bands;
+  take_shared(bands, limits.private_pages_max);
+  const std::uint64_t all =
+      std::accumulate(bands.dirty.begin(), bands.dirty.end(), std::uint64_t{0});
+  const std::uint64_t wanted =
+      std::min(limits.private_pages_max, all - std::min(all, limits.leave_hottest));
+  std::uint64_t left = wanted;
+  BandCounts quota{};
+  for (unsigned b = 0; b < Heat::kBands; ++b) {
+    quota[b] = std::min(bands.dirty[b], left);
+    left -= quota[b];
+  }
+  if (all > limits.private_pages_max) list_private(bands, quota, wanted);
+  private_.reserve(wanted);
+  for (unsigned b = 0; b < Heat::kBands; ++b) {
+    const auto end = bands.listed[b].begin() +
+                     static_cast<std::ptrdiff_t>(std::min(quota[b], bands.listed[b].size()));
+    private_.insert(private_.end(), bands.listed[b].begin(), end);
+    band_ends_[b] = private_.size();
+  }
+  unlisted_ = all - std::min(all, static_cast<std::uint64_t>(private_.size()));
 }
 
-std::optional<BatchPlan> Round::next(const PageMap& map, bool skip_redirtied) {
-  collect(map, skip_redirtied);
-  // A full list first; when the bitmap is exhausted, both are emptied one after the other.
-  const bool take_shared = shared_.size() >= shared_pages_max_ || private_.empty();
-  std::vector<Gfn>& list = take_shared ? shared_ : private_;
-  if (list.empty()) return std::nullopt;
-  return BatchPlan{take_shared ? PageClass::kShared : PageClass::kPrivate,
-                   take_front(list, take_shared ? shared_pages_max_ : private_pages_max_)};
+Heat::Word Round::heat_of(std::uint64_t word) const {
+  return heat_ != nullptr ? heat_->word(word) : Heat::Word{{~0ULL}};
 }
 
-// Classifies until one class has a full batch or the round is exhausted.
-void Round::collect(const PageMap& map, bool skip_redirtied) {
-  for (; block_ < taken_.size(); ++block_) {
-    DirtyBlock& block = taken_[block_];
-    for (; block.filled != 0; block.filled &= block.filled - 1) {
-      if (shared_.size() >= shared_pages_max_ || private_.size() >= private_pages_max_) return;
-      const auto i = static_cast<std::uint64_t>(std::countr_zero(block.filled));
-      collect_word(map, block.first_word + i, block.words[i], skip_redirtied);
+// What is believed to be shared now leaves the set. The rest is counted, and listed unless it is
+// more than `list_max`.
+void Round::take_shared(Bands& bands, std::uint64_t list_max) {
+  std::uint64_t listed = 0;
+  for (std::uint64_t word = dirty_.next_marked_word(0); word < words_;
+       word = dirty_.next_marked_word(word + 1)) {
+    const std::uint64_t marked = dirty_.marked_bits(word);
+    const std::uint64_t shared = live_.shared_bits(word);
+    if ((marked & ~shared) != 0) {
+      const Heat::Word heat = heat_of(word);
+      std::uint64_t rest = marked & ~shared;
+      for (unsigned cls = 0; rest != 0; ++cls) {
+        const std::uint64_t pages = rest & heat.classes[cls];
+        rest &= ~pages;
+        std::vector<Gfn>& list = bands.listed[heat.band_of(cls)];
+        std::uint64_t& dirty = bands.dirty[heat.band_of(cls)];
+        for_each_page(word, pages, [&](Gfn gfn) {
+          ++dirty;
+          if (++listed <= list_max) list.push_back(gfn);
+        });
+      }
+    }
+    if ((marked & shared) == 0) continue;
+    const std::uint64_t taken = dirty_.take(word, shared);
+    const std::uint64_t first_word = word / DirtyBlock::kWords * DirtyBlock::kWords;
+    if (shared_.empty() || shared_.back().first_word != first_word) {
+      shared_.emplace_back().first_word = first_word;
+    }
+    shared_.back().filled |= 1ULL << (word % DirtyBlock::kWords);
+    shared_.back().words[word % DirtyBlock::kWords] = taken;
+    shared_pages_ += static_cast<std::uint64_t>(std::popcount(taken));
+  }
+}
+
+// The coldest ones; of the band in which the limit falls, those with the lowest addresses.
+void Round::list_private(Bands& bands, const BandCounts& quota, std::uint64_t wanted) {
+  for (std::vector<Gfn>& list : bands.listed) list.clear();
+  for (std::uint64_t word = dirty_.next_marked_word(0); word < words_ && wanted > 0;
+       word = dirty_.next_marked_word(word + 1)) {
+    const std::uint64_t pages = dirty_.marked_bits(word) & ~live_.shared_bits(word);
+    if (pages == 0) continue;
+    const Heat::Word heat = heat_of(word);
+    for (unsigned cls = 0; cls < Heat::kClasses; ++cls) {
+      const unsigned band = heat.band_of(cls);
+      for_each_page(word, pages & heat.classes[cls], [&](Gfn gfn) {
+        if (bands.listed[band].size() == quota[band]) return;
+        bands.listed[band].push_back(gfn);
+        --wanted;
+      });
     }
   }
 }
 
-void Round::collect_word(const PageMap& map, std::uint64_t word, std::uint64_t bits,
-                         bool skip_redirtied) {
-  const auto append = [word](std::vector<Gfn>& list, std::uint64_t pages) {
-    for (; pages != 0; pages &= pages - 1) {
-      list.push_back(Gfn{word * 64 + static_cast<std::uint64_t>(std::countr_zero(pages))});
+std::vector<Gfn> Round::next_shared(const PageMap& announced, std::uint32_t pages_max,
+                                    bool skip_redirtied) {
+  SEALIFT_ASSERT(pages_max > 0);
+  for (; shared_at_ < shared_.size() && carry_.size() < pages_max;) {
+    DirtyBlock& block = shared_[shared_at_];
+    if (block.filled == 0) {
+      ++shared_at_;
+      continue;
     }
-  };
-  if (skip_redirtied) {
-    const std::uint64_t again = bits & dirty_.marked_bits(word);
-    if (again != 0) skipped_ += static_cast<std::uint64_t>(std::popcount(again));
-    bits &= ~again;
+    const auto i = static_cast<std::uint64_t>(std::countr_zero(block.filled));
+    block.filled &= block.filled - 1;
+    const std::uint64_t word = block.first_word + i;
+    std::uint64_t pages = block.words[i];
+    if (skip_redirtied) {
+      const std::uint64_t again = pages & dirty_.marked_bits(word);
+      if (again != 0) skipped_shared_ += static_cast<std::uint64_t>(std::popcount(again));
+      pages &= ~again;
+    }
+    const std::uint64_t shared = announced.shared_bits(word);
+    for_each_page(word, pages & ~shared, [&](Gfn gfn) {
+      dirty_.put_back(gfn);
+      ++skipped_shared_;
+    });
+    for_each_page(word, pages & shared, [&](Gfn gfn) { carry_.push_back(gfn); });
   }
-  const std::uint64_t shared = map.shared_bits(word);
-  append(shared_, bits & shared);
-  append(private_, bits & ~shared);
+  const auto cut =
+      carry_.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(pages_max, carry_.size()));
+  std::vector<Gfn> batch(carry_.begin(), cut);
+  carry_.erase(carry_.begin(), cut);
+  return batch;
+}
+
+// Those of `pages`, listed in `band_`, that may leave now. The map is read only after their marks
+// are gone: a conversion that this does not see has yet to mark its pages.
+std::uint64_t Round::take_private(std::uint64_t word, std::uint64_t pages, const PageMap& announced,
+                                  bool skip_redirtied) {
+  pages &= ~announced.shared_bits(word);
+  if (skip_redirtied && heat_ != nullptr) {
+    const Heat::Word heat = heat_->word(word);
+    for (unsigned cls = Heat::class_of_band(band_) + 1; cls < Heat::kClasses; ++cls) {
+      pages &= ~heat.classes[cls];
+    }
+  }
+  const std::uint64_t taken = pages != 0 ? dirty_.take(word, pages) : 0;
+  const std::uint64_t converted = taken & live_.shared_bits(word);
+  for_each_page(word, converted, [&](Gfn gfn) { dirty_.put_back(gfn); });
+  return taken & ~converted;
+}
+
+std::vector<Gfn> Round::next_private(const PageMap& announced, std::uint32_t pages_max,
+                                     bool skip_redirtied) {
+  SEALIFT_ASSERT(pages_max > 0);
+  std::vector<Gfn> batch;
+  while (private_at_ < private_.size() && batch.size() < pages_max) {
+    while (private_at_ == band_ends_[band_]) ++band_;
+    const std::size_t end = std::min(band_ends_[band_], private_at_ + pages_max - batch.size());
+    const std::uint64_t word = value(private_[private_at_]) / 64;
+    const std::size_t first = private_at_;
+    std::uint64_t pages = 0;
+    for (; private_at_ < end && value(private_[private_at_]) / 64 == word; ++private_at_) {
+      pages |= 1ULL << (value(private_[private_at_]) % 64);
+    }
+    const std::size_t size = batch.size();
+    for_each_page(word, take_private(word, pages, announced, skip_redirtied),
+                  [&](Gfn gfn) { batch.push_back(gfn); });
+    skipped_private_ += private_at_ - first - (batch.size() - size);
+  }
+  return batch;
 }
 
 }  // namespace sealift

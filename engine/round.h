@@ -2,59 +2,97 @@
 //
 // The order that loses nothing (docs/ARCHITECTURE.md, "Order of harvest"):
 //   1. the platform's dirty log is fetched and cleared into the DirtySet GuestPort::harvest_dirty()
-//   2. the DirtySet is drained into the round                                 Round()
-//   3. each page is classified by the PageMap                                 next()
-//   4. and only then read or exported                                         the caller
-// A write or conversion after 1 marks the page again, so the next epoch sends it again.
+//   2. pages leave the DirtySet: shared ones when the round is made, private ones when they are
+//      asked for, so that those an epoch has no time for never leave it
+//   3. each page is classified                                            next_…()
+//   4. and only then read or exported                                     the caller
+// A write or conversion after 2 marks the page again, so the next epoch sends it again.
 //
-// Owner: the thread that runs the round. Threads: one; PageMap and DirtySet may change beside it.
-// Failure: none. Invariant: each page of the round is returned by next() at most once.
+// Pages travel by the map that was announced to the destination. A page whose class in it is not
+// the one it has at 3 is put back: its conversion is announced before the next epoch.
+//
+// Private pages leave coldest first (engine/heat.h), within a band ascending.
+//
+// Owner:   the thread that runs the round. Threads: next_shared() and next_private() may be called
+//          by one thread each at the same time; maps, DirtySet and Heat may change beside it, the
+//          announced map may not.
+// Failure: none. Invariant: each page of the round is returned at most once.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <optional>
 #include <vector>
 
 #include "engine/dirty_set.h"
+#include "engine/heat.h"
 #include "engine/page_map.h"
 #include "engine/types.h"
 
 namespace sealift {
 
-struct BatchPlan {
-  PageClass cls = PageClass::kShared;
-  std::vector<Gfn> gfns;  // ascending
+struct RoundLimits {
+  // Listed in one round, 8 bytes each: at AMD's rate those of ten minutes, and as many as a fast
+  // wire carries in a second.
+  std::uint64_t private_pages_max = 256 * 1024;
+  std::uint64_t leave_hottest = 0;  // so many of the dirty private pages, the hottest, stay dirty
 };
 
 class Round {
  public:
-  // Step 2. `dirty` outlives the round. Private pages may be asked for in larger windows than one
-  // batch (PrivateTraits::prepare_window_pages).
-  Round(DirtySet& dirty, std::uint32_t shared_pages_max, std::uint32_t private_pages_max);
+  // Step 2. `live` is the guest's own map. All three outlive the round. Without `heat` all pages
+  // are equally cold.
+  Round(DirtySet& dirty, const PageMap& live, const Heat* heat, const RoundLimits& limits);
 
-  std::uint64_t pages() const { return pages_; }  // taken into the round
+  // Shared pages taken and private pages listed.
+  std::uint64_t pages() const { return shared_pages_ + private_.size(); }
+  bool has_shared() const { return shared_pages_ > 0; }
+  bool has_private() const { return !private_.empty(); }
+  // Private pages that were dirty and are not listed.
+  std::uint64_t unlisted_private_pages() const { return unlisted_; }
 
-  // Step 3 for as many pages as their class's limit; empty when the round is over. Pages that are
-  // dirty again already are left out when `skip_redirtied` (they travel in a later epoch anyway)
-  // and counted in skipped_pages().
-  std::optional<BatchPlan> next(const PageMap& map, bool skip_redirtied);
+  // Steps 2 and 3 for at most `pages_max` pages, ascending; empty when the class is exhausted.
+  // Pages that are dirty again already are left out when `skip_redirtied` (they travel in a later
+  // epoch anyway) and counted in skipped_pages().
+  std::vector<Gfn> next_shared(const PageMap& announced, std::uint32_t pages_max,
+                               bool skip_redirtied);
+  // The same for private pages; ascending within a band only. Pages that became hotter since they
+  // were listed are left out when `skip_redirtied`.
+  std::vector<Gfn> next_private(const PageMap& announced, std::uint32_t pages_max,
+                                bool skip_redirtied);
 
-  std::uint64_t skipped_pages() const { return skipped_; }
+  // REQUIRES: no call of next_…() is under way.
+  std::uint64_t skipped_pages() const { return skipped_shared_ + skipped_private_; }
+  std::uint64_t unasked_private_pages() const { return private_.size() - private_at_; }
 
  private:
-  void collect(const PageMap& map, bool skip_redirtied);
-  void collect_word(const PageMap& map, std::uint64_t word, std::uint64_t bits,
-                    bool skip_redirtied);
+  using BandCounts = std::array<std::uint64_t, Heat::kBands>;
+
+  struct Bands {  // of the dirty private pages
+    BandCounts dirty{};
+    std::array<std::vector<Gfn>, Heat::kBands> listed;
+  };
+
+  Heat::Word heat_of(std::uint64_t word) const;
+  void take_shared(Bands& bands, std::uint64_t list_max);
+  void list_private(Bands& bands, const BandCounts& quota, std::uint64_t wanted);
+  std::uint64_t take_private(std::uint64_t word, std::uint64_t pages, const PageMap& announced,
+                             bool skip_redirtied);
 
   DirtySet& dirty_;
-  std::vector<DirtyBlock> taken_;
-  std::uint64_t pages_ = 0;
-  std::uint32_t const shared_pages_max_;
-  std::uint32_t const private_pages_max_;
-  std::size_t block_ = 0;  // of taken_; words that were classified are no longer in its `filled`
-  std::uint64_t skipped_ = 0;
-  std::vector<Gfn> shared_;
+  const PageMap& live_;
+  const Heat* heat_;
+  std::uint64_t const words_;
+  std::vector<DirtyBlock> shared_;
+  std::uint64_t shared_pages_ = 0;
+  std::size_t shared_at_ = 0;  // of shared_; words that were given out left its `filled`
+  std::vector<Gfn> carry_;     // classified and not given out yet
   std::vector<Gfn> private_;
+  std::array<std::size_t, Heat::kBands> band_ends_{};  // of private_
+  std::size_t private_at_ = 0;
+  unsigned band_ = 0;  // of private_[private_at_]
+  std::uint64_t unlisted_ = 0;
+  std::uint64_t skipped_shared_ = 0;
+  std::uint64_t skipped_private_ = 0;
 };
 
 }  // namespace sealift

@@ -80,6 +80,7 @@ Outcome outcome_of(const Error& error) {
 SourceSession::SourceSession(SourceConfig config) : config_(std::move(config)) {
   config_.hello.check_only = config_.check_only;
   SEALIFT_ASSERT(config_.goals.rounds_max > 0);
+  for (GfnRange range : config_.hello.memory) config_.goals.guest_pages += range.pages;
 }
 
 void SourceSession::step(source::Event event, Actions& actions) {
@@ -162,13 +163,14 @@ void SourceSession::run_round(bool paused, Actions& actions) {
   phase_ = paused ? Phase::kFinalRound : Phase::kRound;
   round_running_ = true;
   round_acknowledged_ = false;
-  actions.push_back(source::RunRound{epoch_, paused});
+  const std::uint64_t leave_hottest_pages = decision_ ? decision_->leave_hottest_pages : 0;
+  actions.push_back(source::RunRound{epoch_, paused, leave_hottest_pages, throttle_percent_});
 }
 
 void SourceSession::on(source::RoundDone& event, Actions& actions) {
   SEALIFT_ASSERT(round_running_);
   round_running_ = false;
-  rounds_.push_back(event.stats);
+  append_round(rounds_, event.stats);
   rounds_.back().throttle_percent = throttle_percent_;
   if (phase_ == Phase::kStopping) return leave(actions);
   if (phase_ == Phase::kFinalRound) {
@@ -201,7 +203,7 @@ void SourceSession::on(source::Surveyed& event, Actions& actions) {
   SEALIFT_ASSERT(!rounds_.empty());
   rounds_.back().dirty_after = event.dirty;
   rounds_.back().total_ns = event.round_ns;
-  decision_ = decide(rounds_, config_.goals);
+  decision_ = decide(rounds_, config_.goals, event.heat);
   switch (decision_->step) {
     case Step::kAnotherRound:
       if (decision_->throttle_percent != throttle_percent_) {

@@ -33,6 +33,7 @@ struct SourceConfig {
   bool verify = false;
   std::uint64_t harvest_every_ns =
       0;                            // the dirty log, also while a round is sent; 0: between rounds
+  std::uint64_t slice_ns = 0;       // of private pages in a live round; 0: RoundSender's own
   bool ignore_readiness = false;    // migrate although the guest says that it is not ready
   bool seal_is_commitment = false;  // of the platform; SourceRunner fills it in
   std::uint64_t deadline_ns = 0;    // on the clock of Tick; 0 = none
@@ -58,6 +59,7 @@ struct RoundStopped {};  // answer to StopRound, unless the round was over befor
 struct Surveyed {
   DirtyCounts dirty;
   std::uint64_t round_ns = 0;
+  HeatEstimate heat = {};
 };  // round_ns: until the acknowledgement
 struct Paused {};
 struct StateSaved {
@@ -103,6 +105,8 @@ struct StartPlatform {
 struct RunRound {
   std::uint32_t epoch = 0;
   bool paused = false;
+  std::uint64_t leave_hottest_pages = 0;
+  std::uint32_t throttle_percent = 0;
 };  // beside this machine [RoundDone, Failed, RoundStopped]
 struct StopRound {};
 struct Throttle {

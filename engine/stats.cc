@@ -30,14 +30,19 @@ const char* name_of(Outcome outcome) {
   return "invalid outcome";
 }
 
-RoundStats MigrationReport::totals() const {
+RoundStats sum_of(std::span<const RoundStats> rounds) {
   RoundStats sum;
+  sum.epochs = 0;
+  sum.passes = 0;
   for (const RoundStats& round : rounds) {
     sum.epoch = round.epoch;
+    sum.epochs += round.epochs;
+    sum.passes += round.passes;
     sum.shared_pages += round.shared_pages;
     sum.zero_pages += round.zero_pages;
     sum.private_pages += round.private_pages;
     sum.skipped_pages += round.skipped_pages;
+    sum.left_private_pages = round.left_private_pages;
     sum.shared_bytes += round.shared_bytes;
     sum.private_bytes += round.private_bytes;
     sum.firmware_commands += round.firmware_commands;
@@ -49,5 +54,17 @@ RoundStats MigrationReport::totals() const {
   }
   return sum;
 }
+
+void append_round(std::vector<RoundStats>& rounds, const RoundStats& round) {
+  rounds.push_back(round);
+  if (rounds.size() <= kRoundsKeptMax) return;
+  constexpr std::size_t kMerged = kRoundsKeptMax / 2;
+  for (std::size_t i = 0; i < kMerged / 2; ++i) {
+    rounds[i] = sum_of(std::span(rounds).subspan(2 * i, 2));
+  }
+  rounds.erase(rounds.begin() + kMerged / 2, rounds.begin() + kMerged);
+}
+
+RoundStats MigrationReport::totals() const { return sum_of(rounds); }
 
 }  // namespace sealift

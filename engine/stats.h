@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,22 +15,25 @@
 
 namespace sealift {
 
-// What one round sent.
+// What one round sent, or a few neighbouring ones together.
 struct RoundStats {
-  std::uint32_t epoch = 0;
+  std::uint32_t epoch = 0;          // the last one of them
+  std::uint32_t epochs = 1;         // how many
+  std::uint32_t passes = 1;         // of them, those that sent all that was dirty and not too hot
   bool guest_paused = false;        // the final round
   std::uint64_t shared_pages = 0;   // sent raw
   std::uint64_t zero_pages = 0;     // shared pages sent as "all zero"
   std::uint64_t private_pages = 0;  // sent through the firmware
   std::uint64_t skipped_pages = 0;  // taken but not sent: already dirty again, or nothing to export
-  std::uint64_t shared_bytes = 0;   // bytes of bodies
-  std::uint64_t private_bytes = 0;  // ciphertext and packet headers
+  std::uint64_t left_private_pages = 0;  // dirty when it began, and no time or too hot to export
+  std::uint64_t shared_bytes = 0;        // bytes of bodies
+  std::uint64_t private_bytes = 0;       // ciphertext and packet headers
   std::uint64_t firmware_commands = 0;
-  std::uint64_t plain_ns = 0;     // time spent reading and sending shared pages
-  std::uint64_t firmware_ns = 0;  // time spent exporting and sending private pages
-  std::uint64_t total_ns = 0;     // until the destination acknowledged the epoch
+  std::uint64_t plain_ns = 0;          // time spent reading and sending shared pages
+  std::uint64_t firmware_ns = 0;       // time spent exporting and sending private pages
+  std::uint64_t total_ns = 0;          // until the destination acknowledged the epoch
   std::uint32_t throttle_percent = 0;  // of the guest's vCPUs, while it was sent
-  DirtyCounts dirty_after;        // dirty when the round was over
+  DirtyCounts dirty_after;             // dirty when the round was over
 
   std::uint64_t sent_pages() const { return shared_pages + zero_pages + private_pages; }
 };
@@ -65,11 +69,17 @@ enum class Outcome : std::uint8_t {
 };
 const char* name_of(Outcome outcome);
 
+// Appends a round; beyond kRoundsKeptMax the older half is merged two by two, so that a migration
+// of any length is reported and decided on in bounded memory. Sums stay exact.
+void append_round(std::vector<RoundStats>& rounds, const RoundStats& round);
+inline constexpr std::size_t kRoundsKeptMax = 256;
+RoundStats sum_of(std::span<const RoundStats> rounds);
+
 struct MigrationReport {
   Outcome outcome = Outcome::kUnfinished;
   std::optional<Error> error = {};
   std::optional<Error> recovery_error =
-      {};  // returning to the source's guest left something undone
+      {};                          // returning to the source's guest left something undone
   PlatformFindings findings = {};  // about the destination's platform; empty: it sent no card
   std::vector<RoundStats> rounds = {};
   DowntimeParts downtime = {};

@@ -81,8 +81,8 @@ class Matrix : public ::testing::TestWithParam<Cell> {
     if (backend == Backend::kKvm) {
       if (auto kvm = probe_kvm(); !kvm) GTEST_SKIP() << kvm.error().detail;
     }
-    auto source = PlatformHost::make(platform, backend);
-    auto destination = PlatformHost::make(platform, backend);
+    auto source = PlatformHost::make({.platform = platform, .backend = backend});
+    auto destination = PlatformHost::make({.platform = platform, .backend = backend});
     ASSERT_TRUE(source && destination);
     source_host_ = std::move(*source);
     destination_host_ = std::move(*destination);

@@ -44,7 +44,10 @@ class MemoryLink {
 };
 
 Result<void> MemoryChannel::send(Record record) {
-  if (on_send) on_send(record);
+  if (on_send) {
+    const std::lock_guard lock(hook_mutex_);
+    on_send(record);
+  }
   return link_->send(1 - side_, std::move(record));
 }
 Result<Record> MemoryChannel::receive() { return link_->receive(side_); }

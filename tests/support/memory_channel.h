@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <utility>
 
 #include "engine/records.h"
@@ -23,10 +24,12 @@ class MemoryChannel : public RecordChannel {
   Result<Record> receive() override;
   void drain() override;
   void shutdown() override;
-  // Called before each send with the record; the test may cut the link or alter the record there.
+  // Called before each send with the record, one at a time; the test may cut the link or alter the
+  // record there.
   std::function<void(Record&)> on_send;
 
  private:
+  std::mutex hook_mutex_;
   std::shared_ptr<MemoryLink> link_;
   int side_;
 };

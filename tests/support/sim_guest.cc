@@ -75,6 +75,7 @@ void SimGuest::run_step() {
 }
 
 void SimGuest::interleave() {
+  const std::lock_guard lock(mutex_);
   if (!running_ || steps_max_ == 0) return;
   for (std::uint64_t steps = random_() % (steps_max_ + 1); steps > 0; --steps) run_step();
 }
@@ -90,11 +91,13 @@ std::vector<Gfn> SimGuest::differences(const SimGuest& destination) const {
 }
 
 PageMap& SimGuest::page_map() {
+  const std::lock_guard lock(mutex_);
   interleave();
   return plant_ == Plant::kClassifyBeforeClearing && stale_map_ && running_ ? *stale_map_ : map_;
 }
 
 DirtySet& SimGuest::dirty() {
+  const std::lock_guard lock(mutex_);
   interleave();
   return dirty_;
 }
@@ -110,6 +113,7 @@ Result<void> SimGuest::stop_dirty_tracking() {
 }
 
 Result<void> SimGuest::harvest_dirty() {
+  const std::lock_guard lock(mutex_);
   if (plant_ == Plant::kClassifyBeforeClearing) {
     stale_map_ = std::make_unique<PageMap>(layout_.span_pages());
     for (GfnRange range : map_.shared_ranges()) stale_map_->convert(range, PageClass::kShared);
@@ -133,6 +137,7 @@ Result<void> SimGuest::harvest_dirty() {
 }
 
 Result<void> SimGuest::read_plain(Gfn gfn, std::span<std::byte, kPageBytes> out) {
+  const std::lock_guard lock(mutex_);
   interleave();
   std::memset(out.data(), 0, out.size());
   std::memcpy(out.data(), &raw_[value(gfn)], sizeof(std::uint64_t));
@@ -145,12 +150,14 @@ Result<void> SimGuest::write_plain(Gfn gfn, std::span<const std::byte, kPageByte
 }
 
 Result<void> SimGuest::pause() {
+  const std::lock_guard lock(mutex_);
   interleave();
   running_ = false;
   return {};
 }
 
 Result<void> SimGuest::resume() {
+  const std::lock_guard lock(mutex_);
   running_ = true;
   return {};
 }
@@ -174,6 +181,7 @@ Result<void> SimGuest::load_state(std::vector<StateBlob> state) {
 }
 
 std::uint64_t SimGuest::firmware_read(Gfn gfn) {
+  const std::lock_guard lock(mutex_);
   interleave();
   return raw_[value(gfn)] ^ pad(gfn);
 }

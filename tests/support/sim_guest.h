@@ -10,13 +10,15 @@
 //   - A conversion is announced to the VMM; then the guest flips its own class bit and rewrites the
 //   content.
 //   - Between any two things the sender does, the guest may run any number of steps (`interleave`).
-// Threads: one. The firmware is the pair of export and import below.
+// Threads: what a sender calls, from any; the rest from one. The firmware is the pair of export and
+// import below.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <string>
 #include <vector>
@@ -85,6 +87,7 @@ class SimGuest : public GuestPort {
   void write(Gfn gfn, std::uint64_t plain);
   void announce(GfnRange range, PageClass cls);
 
+  std::recursive_mutex mutex_;  // one thing happens at a time
   MemoryLayout layout_;
   PageMap map_;
   DirtySet dirty_;

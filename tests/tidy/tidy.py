@@ -9,14 +9,15 @@ import re
 import subprocess
 import sys
 
-# folder -> folders of ours it may include. engine <- {schemas, vmm_glue, transport} <- tools <- tests
+# folder -> folders of ours it may include. engine <- {schemas, vmm_glue, transport, journal} <- tools <- tests
 ARROWS = {
     "engine": {"engine"},
     "schemas": {"schemas", "engine"},
     "vmm_glue": {"vmm_glue", "engine"},
     "transport": {"transport", "engine"},
-    "tools": {"tools", "schemas", "vmm_glue", "transport", "engine"},
-    "tests": {"tests", "tools", "schemas", "vmm_glue", "transport", "engine"},
+    "journal": {"journal", "engine"},
+    "tools": {"tools", "schemas", "vmm_glue", "transport", "journal", "engine"},
+    "tests": {"tests", "tools", "schemas", "vmm_glue", "transport", "journal", "engine"},
 }
 # What only one folder may include.
 ONLY_IN = [

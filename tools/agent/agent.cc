@@ -7,6 +7,7 @@
 #include "engine/limits.h"
 #include "tools/agent/capture.h"
 #include "tools/agent/clock.h"
+#include "tools/agent/secrets_file.h"
 #include "tools/agent/wire_channel.h"
 
 namespace sealift {
@@ -60,7 +61,8 @@ Agent::Agent(AgentConfig config, BackendDecision backend, Log log)
     : config_(std::move(config)), backend_(std::move(backend)), log_(std::move(log)) {}
 
 Result<std::unique_ptr<Agent>> Agent::start(AgentConfig config, Log log) {
-  SEALIFT_TRY(BackendDecision backend, decide_backend(config.guest.backend));
+  SEALIFT_TRY(BackendDecision backend,
+              decide_backend(config.guest.backend, config.guest.vm.platform));
   config.guest.vm.backend = backend.backend;
   SEALIFT_CHECK(check_config(config.guest.vm));
   const bool has_guest = config.has_guest;
@@ -71,7 +73,11 @@ Result<std::unique_ptr<Agent>> Agent::start(AgentConfig config, Log log) {
 
 Result<void> Agent::open(bool has_guest) {
   SEALIFT_TRY(layout_, layout_of_guest(config_.guest.vm.memory_bytes));
-  SEALIFT_TRY(platform_, PlatformHost::make(config_.guest.vm.platform, backend_.backend));
+  PlatformConfig platform{config_.guest.vm.platform, backend_.backend, config_.guest.sev, {}};
+  if (!config_.secrets_path.empty()) {
+    SEALIFT_TRY(platform.reveal, open_secrets_file(config_.secrets_path));
+  }
+  SEALIFT_TRY(platform_, PlatformHost::make(platform));
   if (!config_.certs_dir.empty()) {
     SEALIFT_TRY(tls_client_, TlsContext::load(config_.certs_dir, TlsRole::kClient));
     SEALIFT_TRY(tls_server_, TlsContext::load(config_.certs_dir, TlsRole::kServer));

@@ -38,6 +38,7 @@ struct AgentConfig {
   std::optional<Address> listen;  // where guests may arrive
   std::string certs_dir;          // ca.pem, host.pem, host.key; empty: none
   std::string capture_path;  // the frames an outgoing migration sends are written here; empty: not
+  std::string secrets_path;  // of a test: what opens a captured stream is written here; empty: not
   std::uint16_t version_min = kProtocolVersionMin;  // offered to peers
   std::uint16_t version_max = kProtocolVersionMax;
   bool allow_plain_tcp = false;  // tcp without TLS, for tests on a trusted link

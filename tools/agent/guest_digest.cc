@@ -3,6 +3,7 @@
 #include <openssl/evp.h>
 
 #include <algorithm>
+#include <array>
 
 #include "engine/assert.h"
 
@@ -23,7 +24,7 @@ Digest sha256(ByteView bytes) {
 }  // namespace
 
 ArrivalDigest::ArrivalDigest(const MemoryLayout& layout)
-    : layout_(layout), pages_(layout.pages()) {}
+    : layout_(layout), pages_(layout.pages(), sha256(std::array<std::byte, kPageBytes>{})) {}
 
 std::size_t ArrivalDigest::index_of(Gfn gfn) const {
   std::uint64_t before = 0;

@@ -54,12 +54,20 @@ Result<HypercallForm> parse_form(std::string_view text) {
 
 const char* const kGuestSpecHelp =
     "  name=TEXT           name of the guest in messages (guest)\n"
-    "  platform=none|sev|sw-protected\n"
+    "  platform=none|sev|sev-es|sw-protected\n"
     "                      what keeps its memory private (none); sev needs no hardware: its "
     "firmware\n"
     "                      is a software model with real cryptography; sw-protected is KVM's own "
     "VM\n"
     "                      type, for kernels that have it\n"
+    "  sev-policy=WORDS    guest policy: none, or words of nodbg, noks, es, nosend, domain, sev "
+    "and\n"
+    "                      api=MAJOR.MINOR with commas between them (nodbg)\n"
+    "  sev-firmware=fast|asp\n"
+    "                      asp: the modelled firmware is as slow as AMD's, 400 pages/s (fast)\n"
+    "  sev-vmsa=on|off     the modelled kernel has the commands that move a SEV-ES guest's "
+    "registers;\n"
+    "                      no real one has them (off)\n"
     "  backend=kvm|model|auto\n"
     "                      kvm runs the guest on /dev/kvm, model on modelled vCPUs; auto takes "
     "kvm\n"
@@ -178,6 +186,7 @@ Result<void> set_guest_key(GuestSpec& spec, std::string_view key, std::string_vi
     field = static_cast<std::decay_t<decltype(field)>>(parsed);
     return {};
   };
+  if (key.starts_with("sev-")) return set_sev_key(spec.sev, key, text);
   if (key == "name") {
     spec.name = std::string(text);
   } else if (key == "platform") {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/result.h"
+#include "tools/agent/sev_settings.h"
 #include "vmm_glue/vmm/vm_config.h"
 
 namespace sealift {
@@ -17,6 +18,7 @@ enum class BackendChoice : std::uint8_t { kAuto, kKvm, kModel };
 struct GuestSpec {
   std::string name = "guest";
   BackendChoice backend = BackendChoice::kAuto;  // auto: KVM when it is usable, else the model
+  SevSettings sev;                               // of platform sev or sev-es
   VmConfig vm;                                   // vm.backend is decided when the guest is made
 };
 

@@ -4,12 +4,15 @@
 // Threads: as Vm and the platform drivers say. Failure: as they say.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "engine/private_path.h"
 #include "engine/result.h"
 #include "tools/agent/guest_spec.h"
+#include "tools/agent/sev_settings.h"
 #include "vmm_glue/vmm/vm.h"
 
 namespace sealift {
@@ -19,7 +22,17 @@ struct BackendDecision {
   Backend backend = Backend::kModel;
   std::string why;  // for people: "KVM: …" or why it is not
 };
-Result<BackendDecision> decide_backend(BackendChoice choice);
+Result<BackendDecision> decide_backend(BackendChoice choice, Platform platform);
+
+// Told each secret that a test needs to open a captured stream. Empty: none leaves the process.
+using RevealSecret = std::function<void(std::string_view name, ByteView secret)>;
+
+struct PlatformConfig {
+  Platform platform = Platform::kNone;
+  Backend backend = Backend::kModel;
+  SevSettings sev = {};
+  RevealSecret reveal = {};
+};
 
 // The platform side of a host: for SEV the software platform behind the ioctl line. One for each
 // agent, so that its identity stays the same from `migrate check` to `migrate start`.
@@ -31,7 +44,7 @@ class PlatformHost {
   virtual std::string describe() const = 0;
   // What it tells a source before anything moves (docs/spec/wire.md, PlatformCard); empty: nothing.
   virtual Result<Bytes> card() { return Bytes(); }
-  static Result<std::unique_ptr<PlatformHost>> make(Platform platform, Backend backend);
+  static Result<std::unique_ptr<PlatformHost>> make(const PlatformConfig& config);
 };
 
 class Machine {

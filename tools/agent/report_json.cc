@@ -16,12 +16,15 @@ json ms_or_null(std::uint64_t ns) { return ns == kNever ? json(nullptr) : json(m
 
 json to_json(const RoundStats& round) {
   return {{"epoch", round.epoch},
+          {"epochs", round.epochs},
+          {"passes", round.passes},
           {"guest_paused", round.guest_paused},
           {"throttle_percent", round.throttle_percent},
           {"shared_pages", round.shared_pages},
           {"zero_pages", round.zero_pages},
           {"private_pages", round.private_pages},
           {"skipped_pages", round.skipped_pages},
+          {"left_private_pages", round.left_private_pages},
           {"shared_bytes", round.shared_bytes},
           {"private_bytes", round.private_bytes},
           {"firmware_exports", round.firmware_commands},
@@ -49,6 +52,7 @@ json to_json(const Decision& decision) {
   return {{"predicted_downtime_ms", ms_or_null(decision.predicted_downtime_ns)},
           {"eta_low_ms", ms_or_null(decision.eta.low_ns)},
           {"eta_high_ms", ms_or_null(decision.eta.high_ns)},
+          {"floor_private_pages", decision.floor_private_pages},
           {"reason", decision.reason}};
 }
 

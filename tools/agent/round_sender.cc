@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "engine/assert.h"
@@ -12,10 +14,12 @@ namespace sealift {
 namespace {
 
 // A paused guest dirties nothing; pages a platform is not ready to export yet are tried again this
-// often.
-constexpr int kPausedPassesMax = 64;
+// often without any progress.
+constexpr int kIdlePassesMax = 64;
 // One batch through a slow firmware must not hold up a cancel (AMD's does about 400 pages/s).
 constexpr double kExportBatchMax_s = 0.2;
+// A round that may export nothing lasts this part of a slice at least.
+constexpr std::uint64_t kIdleRoundsPerSlice = 4;
 
 bool is_zero(std::span<const std::byte> page) {
   return std::all_of(page.begin(), page.end(), [](std::byte b) { return b == std::byte{0}; });
@@ -37,26 +41,44 @@ void RoundSender::set_batch_pages_max(std::uint32_t pages) {
   batch_pages_max_ = std::min(pages, traits_.batch_pages_max);
 }
 
-Result<RoundStats> RoundSender::send_round(std::uint32_t epoch, bool paused) {
-  RoundStats stats;
-  stats.epoch = epoch;
-  stats.guest_paused = paused;
-  Stopwatch watch;
-  // Everything of a first round is dirty, whatever the log says.
-  if (epoch == 1) {
-    for (GfnRange range : guest_.layout().ranges()) guest_.dirty().mark(range);
+void RoundSender::stop() {
+  {
+    const std::lock_guard lock(stop_mutex_);
+    stop_.store(true);
   }
+  stopped_.notify_all();
+}
+
+Result<RoundStats> RoundSender::send_round(const RoundOrder& order) {
+  RoundStats stats;
+  stats.epoch = order.epoch;
+  stats.guest_paused = order.paused;
+  round_.lap();
+  const PageMap& map = guest_.page_map();
   SEALIFT_CHECK(guest_.harvest_dirty());
-  for (int pass = 0; pass == 0 || (paused && guest_.dirty().count() > 0); ++pass) {
-    if (pass == kPausedPassesMax) {
+  // Everything of a first round is dirty, whatever the log says. A first harvest may report every
+  // page, which says nothing of how hot one is.
+  if (order.epoch == 1) {
+    for (GfnRange range : guest_.layout().ranges()) guest_.dirty().mark(range);
+    heat_ = &guest_.dirty().watch_heat(map);
+    since_heat_.lap();
+  }
+  int idle_passes = 0;
+  do {
+    const std::uint64_t dirty_pages = guest_.dirty().count();
+    SEALIFT_CHECK(send_pages(order, stats));
+    idle_passes = guest_.dirty().count() < dirty_pages ? 0 : idle_passes + 1;
+    if (order.paused && idle_passes == kIdlePassesMax && guest_.dirty().count() > 0) {
       return fail(ErrorClass::kLocalFault,
                   "{} pages could not be exported in {} passes while the guest was paused",
-                  guest_.dirty().count(), pass);
+                  guest_.dirty().count(), idle_passes);
     }
-    SEALIFT_CHECK(send_pages(stats));
-  }
+  } while (order.paused && guest_.dirty().count() > 0);
   SEALIFT_CHECK(end_epoch(stats));
-  stats.total_ns = watch.elapsed_ns();
+  stats.total_ns = round_.elapsed_ns();
+  if (heat_ == nullptr) return stats;
+  heat_->guest_ran(static_cast<double>(since_heat_.lap()) / 1e9 * (100 - order.throttle_percent) /
+                   100);
   return stats;
 }
 
@@ -73,27 +95,104 @@ Result<void> RoundSender::announce(std::uint32_t epoch) {
   return {};
 }
 
-Result<void> RoundSender::send_pages(RoundStats& stats) {
-  Round round(guest_.dirty(), batch_pages_max_,
-              std::max(batch_pages_max_, traits_.prepare_window_pages));
+Result<void> RoundSender::send_pages(const RoundOrder& order, RoundStats& stats) {
+  RoundLimits limits;
+  if (!order.paused) limits.leave_hottest = order.leave_hottest_pages;
+  const bool exports = exporter_ == nullptr || traits_.live_export || order.paused;
+  Round round(guest_.dirty(), guest_.page_map(), heat_, exports ? limits : RoundLimits{1, ~0ULL});
   SEALIFT_CHECK(announce(stats.epoch == 1 ? 0 : stats.epoch));
   progress_.update([&](ProgressSnapshot& p) { p.round_pages = round.pages(); });
-  while (auto plan = round.next(announced_, !stats.guest_paused)) {
-    if (stop_.load()) return fail(ErrorClass::kCancelled, "the round was stopped");
-    Stopwatch watch;
-    if (plan->cls == PageClass::kShared) {
-      SEALIFT_CHECK(send_shared(std::move(plan->gfns), stats));
-      stats.plain_ns += watch.lap();
-    } else {
-      SEALIFT_CHECK(send_private(plan->gfns, stats));
-      stats.firmware_ns += watch.lap();
-    }
-    progress_.update([&](ProgressSnapshot& p) { p.round = stats; });
+  stats.left_private_pages = 0;
+  RoundStats shared = stats;
+  shared_left_.store(round.has_shared());
+  Result<void> shared_sent;
+  std::jthread beside;
+  if (round.has_shared() && round.has_private()) {
+    beside = std::jthread([&] { shared_sent = send_shared_pages(round, shared); });
+  } else {
+    shared_sent = send_shared_pages(round, shared);
   }
+  auto exported = export_private_pages(round, stats);
+  if (beside.joinable()) beside.join();
+  SEALIFT_CHECK(std::move(shared_sent));
+  SEALIFT_CHECK(std::move(exported));
+  stats.shared_pages = shared.shared_pages;
+  stats.zero_pages = shared.zero_pages;
+  stats.shared_bytes = shared.shared_bytes;
+  stats.plain_ns = shared.plain_ns;
   stats.skipped_pages += round.skipped_pages();
+  if (!exports) {
+    stats.skipped_pages += round.unlisted_private_pages();
+    return {};
+  }
+  const std::uint64_t cut_pages = stats.left_private_pages + round.unasked_private_pages();
+  stats.left_private_pages = cut_pages + round.unlisted_private_pages();
+  const bool listed_all = round.unlisted_private_pages() <= limits.leave_hottest;
+  stats.passes = cut_pages == 0 && listed_all ? 1 : 0;
+  const bool idle = !round.has_private() && stats.left_private_pages > 0;
+  if (idle && !order.paused) await_colder_pages();
   return {};
 }
 
+// All that is dirty is too hot for now: rounds that export nothing are not repeated at full speed.
+void RoundSender::await_colder_pages() {
+  const std::uint64_t least_ns = slice_ns_ / kIdleRoundsPerSlice;
+  const std::uint64_t passed_ns = std::min(round_.elapsed_ns(), least_ns);
+  std::unique_lock lock(stop_mutex_);
+  stopped_.wait_for(lock, std::chrono::nanoseconds(least_ns - passed_ns),
+                    [&] { return stop_.load(); });
+}
+
+bool RoundSender::slice_is_over(const RoundStats& stats) const {
+  return !stats.guest_paused && !shared_left_.load() && round_.elapsed_ns() >= slice_ns_;
+}
+
+Result<void> RoundSender::send_shared_pages(Round& round, RoundStats& stats) {
+  Result<void> sent;
+  while (sent) {
+    if (stop_.load()) return fail(ErrorClass::kCancelled, "the round was stopped");
+    if (other_failed_.load()) break;
+    Stopwatch watch;
+    std::vector<Gfn> gfns = round.next_shared(announced_, batch_pages_max_, !stats.guest_paused);
+    if (gfns.empty()) break;
+    sent = send_shared(std::move(gfns), stats);
+    stats.plain_ns += watch.lap();
+    progress_.update([&](ProgressSnapshot& p) {
+      p.round.shared_pages = stats.shared_pages;
+      p.round.zero_pages = stats.zero_pages;
+      p.round.shared_bytes = stats.shared_bytes;
+      p.round.plain_ns = stats.plain_ns;
+    });
+  }
+  shared_left_.store(false);
+  if (!sent) other_failed_.store(true);
+  return sent;
+}
+
+Result<void> RoundSender::export_private_pages(Round& round, RoundStats& stats) {
+  Result<void> sent;
+  while (sent) {
+    if (stop_.load()) return fail(ErrorClass::kCancelled, "the round was stopped");
+    if (other_failed_.load() || slice_is_over(stats)) break;
+    Stopwatch watch;
+    const std::size_t pages =
+        traits_.prepare_window_pages > 0 ? traits_.prepare_window_pages : export_pages_;
+    const std::vector<Gfn> gfns =
+        round.next_private(announced_, static_cast<std::uint32_t>(pages), !stats.guest_paused);
+    if (gfns.empty()) break;
+    sent = send_private(gfns, stats);
+    stats.firmware_ns += watch.lap();
+    progress_.update([&](ProgressSnapshot& p) {
+      p.round.private_pages = stats.private_pages;
+      p.round.private_bytes = stats.private_bytes;
+      p.round.skipped_pages = stats.skipped_pages;
+      p.round.firmware_commands = stats.firmware_commands;
+      p.round.firmware_ns = stats.firmware_ns;
+    });
+  }
+  if (!sent) other_failed_.store(true);
+  return sent;
+}
 Result<void> RoundSender::end_epoch(RoundStats& stats) {
   EpochEnd marker;
   marker.epoch = stats.epoch;
@@ -144,23 +243,24 @@ Result<void> RoundSender::send_private(std::span<const Gfn> gfns, RoundStats& st
                 "page gfn {:#x} is private, but the guest has no platform to export it",
                 value(gfns.front()));
   }
-  if (!traits_.live_export && !stats.guest_paused) {
-    for (Gfn gfn : gfns) guest_.dirty().mark(gfn);  // they leave when the guest is paused
-    stats.skipped_pages += gfns.size();
-    return {};
-  }
   if (traits_.prepare_window_pages > 0) SEALIFT_CHECK(exporter_->prepare(stats.epoch, gfns));
   while (!gfns.empty()) {
     if (stop_.load()) return fail(ErrorClass::kCancelled, "the round was stopped");
+    if (slice_is_over(stats)) break;
     const std::size_t pages = std::min(export_pages_, gfns.size());
+    const std::uint64_t sent_before = stats.private_pages;
     Stopwatch watch;
     SEALIFT_CHECK(export_and_send(gfns.first(pages), stats));
+    gfns = gfns.subspan(pages);
+    const std::uint64_t sent = stats.private_pages - sent_before;
+    if (sent == 0) continue;  // what has never been populated costs nothing and shows no rate
     const double pages_per_s =
-        static_cast<double>(pages) * 1e9 / static_cast<double>(watch.elapsed_ns() + 1);
+        static_cast<double>(sent) * 1e9 / static_cast<double>(watch.elapsed_ns() + 1);
     export_pages_ = static_cast<std::size_t>(
         std::clamp(pages_per_s * kExportBatchMax_s, 1.0, static_cast<double>(batch_pages_max_)));
-    gfns = gfns.subspan(pages);
   }
+  for (Gfn gfn : gfns) guest_.dirty().put_back(gfn);
+  stats.left_private_pages += gfns.size();
   return {};
 }
 
@@ -175,7 +275,7 @@ Result<void> RoundSender::export_and_send(std::span<const Gfn> gfns, RoundStats&
         ++stats.skipped_pages;
         break;
       case ExportOutcome::kRetry:
-        guest_.dirty().mark(gfns[i]);
+        guest_.dirty().put_back(gfns[i]);
         break;
     }
   }

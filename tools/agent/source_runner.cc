@@ -32,13 +32,16 @@ SourceRunner::SourceRunner(SourceConfig config, GuestPort& guest, PrivateExporte
                            RecordChannel& channel, Progress& progress)
     : ignore_readiness_(config.ignore_readiness),
       harvest_every_(config.harvest_every_ns),
+      slice_ns_(config.slice_ns),
       session_(with_traits(std::move(config), exporter)),
       guest_(guest),
       exporter_(exporter),
       channel_(channel),
       progress_(progress),
       sender_(guest, exporter, channel, progress),
-      queue_(kQueuedEventsMax) {}
+      queue_(kQueuedEventsMax) {
+  if (slice_ns_ != 0) sender_.set_slice_ns(slice_ns_);
+}
 
 MigrationReport SourceRunner::run() {
   progress_.update([](ProgressSnapshot& p) {
@@ -164,10 +167,12 @@ void SourceRunner::perform(source::RunRound& action) {
     p.round.epoch = action.epoch;
     p.guest_paused = action.paused;
   });
-  round_thread_ = std::jthread([this, epoch = action.epoch, paused = action.paused] {
-    Harvester harvester(guest_, paused ? std::chrono::nanoseconds(0) : harvest_every_,
+  const RoundOrder order{action.epoch, action.paused, action.leave_hottest_pages,
+                         action.throttle_percent};
+  round_thread_ = std::jthread([this, order] {
+    Harvester harvester(guest_, order.paused ? std::chrono::nanoseconds(0) : harvest_every_,
                         [this] { sender_.stop(); });
-    auto stats = sender_.send_round(epoch, paused);
+    auto stats = sender_.send_round(order);
     auto harvested = harvester.stop();
     if (!harvested) {
       queue_.push(source::Failed{std::move(harvested.error())});
@@ -198,7 +203,8 @@ void SourceRunner::perform(source::Survey&) {
   if (auto harvested = guest_.harvest_dirty(); !harvested) {
     return reply(source::Failed{std::move(harvested.error())});
   }
-  reply(source::Surveyed{guest_.dirty().count_by_class(guest_.page_map()), round_ns});
+  reply(source::Surveyed{guest_.dirty().count_by_class(guest_.page_map()), round_ns,
+                         sender_.heat_estimate()});
 }
 
 void SourceRunner::perform(source::Pause&) {
@@ -318,12 +324,11 @@ void SourceRunner::publish_phase() {
   progress_.update([&](ProgressSnapshot& p) {
     p.phase = source::name_of(session_.phase());
     p.guest_paused = session_.guest_paused();
-    if (p.rounds == session_.rounds().size()) return;
-    MigrationReport finished;
-    finished.rounds = session_.rounds();
-    p.rounds = static_cast<std::uint32_t>(finished.rounds.size());
-    p.totals = finished.totals();
-    p.rates = measure_rates(finished.rounds);
+    RoundStats totals = sum_of(session_.rounds());
+    if (p.rounds == totals.epochs) return;
+    p.rounds = totals.epochs;
+    p.totals = totals;
+    p.rates = measure_rates(session_.rounds());
   });
   progress_.update([&](ProgressSnapshot& p) { p.decision = session_.last_decision(); });
 }

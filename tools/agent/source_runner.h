@@ -61,6 +61,7 @@ class SourceRunner {
 
   bool const ignore_readiness_;
   std::chrono::nanoseconds const harvest_every_;
+  std::uint64_t const slice_ns_;
   SourceSession session_;
   GuestPort& guest_;
   PrivateExporter* exporter_;

@@ -26,6 +26,7 @@ struct Options {
   std::string certs;
   std::string guest_file;
   std::string capture;
+  std::string secrets;
   std::vector<std::uint16_t> versions;
   std::vector<std::string> guest_words;
   bool plain_tcp = false;
@@ -51,6 +52,7 @@ Result<AgentConfig> make_config(const Options& options) {
   config.has_guest = options.role == "source";
   config.certs_dir = options.certs;
   config.capture_path = options.capture;
+  config.secrets_path = options.secrets;
   if (options.versions.size() == 2) {
     config.version_min = options.versions[0];
     config.version_max = options.versions[1];
@@ -149,6 +151,8 @@ int main(int argc, char** argv) {
                  "write the frames of outgoing migrations to this file, for `migrate-dump`; it "
                  "holds the guest's "
                  "shared pages as they are");
+  app.add_option("--reveal-secrets-for-tests", options.secrets,
+                 "write the keys that open a captured stream to this file; gives the guest away");
   app.add_option("--protocol-versions", options.versions,
                  "offer only protocol versions MIN to MAX; for tests of upgrades")
       ->expected(2)

@@ -1,4 +1,4 @@
-// migrate-dump: prints a captured migration stream in words.
+// migrate-dump: prints a captured migration stream, or a journal of the right to run, in words.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "tools/migrate-dump/dump.h"
+#include "tools/migrate-dump/dump_journal.h"
 
 namespace {
 
@@ -26,9 +27,13 @@ constexpr const char* kUsage =
     "session.\n"
     "The contents of memory and of vCPU state are not printed.\n"
     "\n"
+    "FILE may also be a journal of an agent (NAME.journal, in use or not): one line for each "
+    "record,\n"
+    "then what holds for each migration. It is only read.\n"
+    "\n"
     "  --help   this text\n"
     "\n"
-    "Exit status: 0 the stream is sound; 1 it is malformed (what was good is printed first);\n"
+    "Exit status: 0 FILE is sound; 1 it is malformed (what was good is printed first);\n"
     "2 the command line is wrong or FILE cannot be read.\n";
 
 int cannot(const char* what, const std::string& path) {
@@ -37,10 +42,22 @@ int cannot(const char* what, const std::string& path) {
   return kExitUsage;
 }
 
+void print_line(std::string_view line) {
+  std::printf("%.*s\n", static_cast<int>(line.size()), line.data());
+}
+
+int dump_records(sealift::ByteView bytes) {
+  const auto result = sealift::dump_journal(bytes, print_line);
+  std::printf("%zu records, %zu bytes\n", result.records, bytes.size());
+  std::fflush(stdout);
+  if (!result.error) return kExitOk;
+  std::fprintf(stderr, "migrate-dump: %s\n", result.error->detail.c_str());
+  return kExitMalformed;
+}
+
 int dump(sealift::ByteView bytes) {
-  const auto result = sealift::dump_stream(bytes, [](std::string_view line) {
-    std::printf("%.*s\n", static_cast<int>(line.size()), line.data());
-  });
+  if (sealift::looks_like_journal(bytes)) return dump_records(bytes);
+  const auto result = sealift::dump_stream(bytes, print_line);
   std::printf("%llu frames, %zu bytes\n", static_cast<unsigned long long>(result.frames),
               bytes.size());
   std::fflush(stdout);

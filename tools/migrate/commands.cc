@@ -16,8 +16,6 @@ namespace sealift {
 
 using nlohmann::json;
 
-namespace {
-
 int report_error(const Error& error, bool as_json) {
   if (as_json) {
     fmt::print("{}\n",
@@ -26,6 +24,8 @@ int report_error(const Error& error, bool as_json) {
   fmt::print(stderr, "migrate: {}\n", error.detail);
   return exit_code_of(error);
 }
+
+namespace {
 
 int report_result(const json& report, const StartOptions& options, bool as_json) {
   if (as_json) {

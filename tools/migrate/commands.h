@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/result.h"
+
 namespace sealift {
 
 struct AgentOptions {
@@ -43,5 +45,8 @@ int run_cancel(const AgentOptions& common);
 int run_digest(const AgentOptions& common, const std::string& at);
 int run_verify(const AgentOptions& common);
 int run_certs(const CertsOptions& options);
+
+// To stderr, and to stdout as an object with --json. Returns the exit code of the error's class.
+int report_error(const Error& error, bool as_json);
 
 }  // namespace sealift

@@ -7,6 +7,7 @@
 #include "engine/limits.h"
 #include "tools/migrate/commands.h"
 #include "tools/migrate/exit_codes.h"
+#include "tools/migrate/sev_cert.h"
 #include "transport/certs.h"
 
 namespace {
@@ -42,7 +43,9 @@ void add_start(CLI::App& app, AgentOptions& common, StartOptions& options) {
       ->add_option("--downtime-ms", options.downtime_ms,
                    "pause the guest when the rest takes no longer than this")
       ->capture_default_str();
-  start->add_option("--rounds-max", options.rounds_max, "live rounds before --on-stall decides")
+  start->add_option("--rounds-max", options.rounds_max,
+                    "how often all that is dirty, or all private memory, is sent before --on-stall "
+                    "decides")
       ->capture_default_str()
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{limits::kRoundsMax}));
   start
@@ -70,6 +73,33 @@ void add_start(CLI::App& app, AgentOptions& common, StartOptions& options) {
   check->add_flag("--ignore-readiness", options.ignore_readiness, ignore_help);
 }
 
+// `migrate sev cert show|verify`: files, not agents.
+void add_sev(CLI::App& app, SevCertOptions& options) {
+  CLI::App* sev = app.add_subcommand("sev", "AMD SEV.");
+  sev->require_subcommand(1);
+  CLI::App* cert = sev->add_subcommand("cert", "Certificates of SEV platforms and of AMD.");
+  cert->require_subcommand(1);
+  const auto add_files = [&options](CLI::App& command) {
+    command
+        .add_option("FILE", options.files,
+                    "one certificate, or several one after the other (a platform's chain, ASK and "
+                    "ARK); any order of files")
+        ->required();
+    command.add_flag("--json", options.json, "print the answer as one JSON object");
+  };
+  add_files(*cert->add_subcommand("show", "What is in each certificate."));
+  CLI::App* verify = cert->add_subcommand(
+      "verify", "Whether each certificate follows from the ones above it, up to AMD's root.");
+  add_files(*verify);
+  verify->add_flag("--partial", options.partial,
+                   "a parent that is not there, or a CEK without AMD's signature, is no failure");
+}
+
+int run_sev_cert(CLI::App& app, const SevCertOptions& options) {
+  const CLI::App* cert = app.get_subcommand("sev")->get_subcommand("cert");
+  return cert->got_subcommand("show") ? run_sev_cert_show(options) : run_sev_cert_verify(options);
+}
+
 int run_command(CLI::App& app, const AgentOptions& common, StartOptions options,
                 const CertsOptions& certs, const std::string& at) {
   if (app.got_subcommand("start")) return run_start(common, options);
@@ -94,6 +124,7 @@ int main(int argc, char** argv) {
   AgentOptions common;
   StartOptions options;
   CertsOptions certs;
+  SevCertOptions sev_cert;
   std::string at;
   add_start(app, common, options);
   add_common(*app.add_subcommand("status", "What the agent and its guest are doing."), common);
@@ -122,6 +153,7 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(1, kHostDaysMax));
   make->add_flag("--json", certs.json, "print what was made as JSON");
+  add_sev(app, sev_cert);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& done) {
@@ -130,5 +162,6 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "migrate: {}\n", error.what());
     return kExitUsage;
   }
+  if (app.got_subcommand("sev")) return run_sev_cert(app, sev_cert);
   return run_command(app, common, options, certs, at);
 }

@@ -23,6 +23,9 @@ static_assert(KVM_MEMORY_ENCRYPT_OP == kKvmMemoryEncryptOp);
 static_assert(KVM_MEMORY_ENCRYPT_REG_REGION == kKvmMemoryEncryptRegRegion);
 static_assert(KVM_MEMORY_ENCRYPT_UNREG_REGION == kKvmMemoryEncryptUnregRegion);
 static_assert(SEV_ISSUE_CMD == kSevIssueCmd);
+static_assert(KVM_ENABLE_CAP == kKvmEnableCap);
+static_assert(KVM_CAP_VM_COPY_ENC_CONTEXT_FROM == kCapCopyEncContextFrom);
+static_assert(KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM == kCapMoveEncContextFrom);
 
 static_assert(same(KVM_SEV_INIT, KvmCommand::kInit));
 static_assert(same(KVM_SEV_ES_INIT, KvmCommand::kEsInit));
@@ -80,6 +83,26 @@ SEALIFT_SAME_FIELD(kvm_sev_launch_update_data, len, KvmSevLaunchUpdateData, len)
 SEALIFT_SAME_SIZE(kvm_sev_launch_measure, KvmSevLaunchMeasure);
 SEALIFT_SAME_FIELD(kvm_sev_launch_measure, len, KvmSevLaunchMeasure, len);
 
+SEALIFT_SAME_SIZE(kvm_sev_launch_secret, KvmSevLaunchSecret);
+SEALIFT_SAME_FIELD(kvm_sev_launch_secret, hdr_uaddr, KvmSevLaunchSecret, hdr_uaddr);
+SEALIFT_SAME_FIELD(kvm_sev_launch_secret, hdr_len, KvmSevLaunchSecret, hdr_len);
+SEALIFT_SAME_FIELD(kvm_sev_launch_secret, guest_uaddr, KvmSevLaunchSecret, guest_uaddr);
+SEALIFT_SAME_FIELD(kvm_sev_launch_secret, guest_len, KvmSevLaunchSecret, guest_len);
+SEALIFT_SAME_FIELD(kvm_sev_launch_secret, trans_uaddr, KvmSevLaunchSecret, trans_uaddr);
+SEALIFT_SAME_FIELD(kvm_sev_launch_secret, trans_len, KvmSevLaunchSecret, trans_len);
+SEALIFT_SAME_SIZE(kvm_sev_attestation_report, KvmSevAttestationReport);
+SEALIFT_SAME_FIELD(kvm_sev_attestation_report, mnonce, KvmSevAttestationReport, mnonce);
+SEALIFT_SAME_FIELD(kvm_sev_attestation_report, uaddr, KvmSevAttestationReport, uaddr);
+SEALIFT_SAME_FIELD(kvm_sev_attestation_report, len, KvmSevAttestationReport, len);
+SEALIFT_SAME_SIZE(kvm_sev_dbg, KvmSevDbg);
+SEALIFT_SAME_FIELD(kvm_sev_dbg, src_uaddr, KvmSevDbg, src_uaddr);
+SEALIFT_SAME_FIELD(kvm_sev_dbg, dst_uaddr, KvmSevDbg, dst_uaddr);
+SEALIFT_SAME_FIELD(kvm_sev_dbg, len, KvmSevDbg, len);
+SEALIFT_SAME_SIZE(kvm_enable_cap, KvmEnableCap);
+SEALIFT_SAME_FIELD(kvm_enable_cap, cap, KvmEnableCap, cap);
+SEALIFT_SAME_FIELD(kvm_enable_cap, flags, KvmEnableCap, flags);
+SEALIFT_SAME_FIELD(kvm_enable_cap, args, KvmEnableCap, args);
+
 SEALIFT_SAME_SIZE(kvm_sev_send_start, KvmSevSendStart);
 SEALIFT_SAME_FIELD(kvm_sev_send_start, policy, KvmSevSendStart, policy);
 SEALIFT_SAME_FIELD(kvm_sev_send_start, pdh_cert_uaddr, KvmSevSendStart, pdh_cert_uaddr);
@@ -125,6 +148,21 @@ SEALIFT_SAME_FIELD(sev_user_data_pdh_cert_export, pdh_cert_len, SevPdhCertExport
 SEALIFT_SAME_FIELD(sev_user_data_pdh_cert_export, cert_chain_address, SevPdhCertExport,
                    cert_chain_address);
 SEALIFT_SAME_FIELD(sev_user_data_pdh_cert_export, cert_chain_len, SevPdhCertExport, cert_chain_len);
+SEALIFT_SAME_SIZE(sev_user_data_pek_csr, SevPekCsr);
+SEALIFT_SAME_FIELD(sev_user_data_pek_csr, address, SevPekCsr, address);
+SEALIFT_SAME_FIELD(sev_user_data_pek_csr, length, SevPekCsr, length);
+SEALIFT_SAME_SIZE(sev_user_data_pek_cert_import, SevPekCertImport);
+SEALIFT_SAME_FIELD(sev_user_data_pek_cert_import, pek_cert_address, SevPekCertImport,
+                   pek_cert_address);
+SEALIFT_SAME_FIELD(sev_user_data_pek_cert_import, pek_cert_len, SevPekCertImport, pek_cert_len);
+SEALIFT_SAME_FIELD(sev_user_data_pek_cert_import, oca_cert_address, SevPekCertImport,
+                   oca_cert_address);
+SEALIFT_SAME_FIELD(sev_user_data_pek_cert_import, oca_cert_len, SevPekCertImport, oca_cert_len);
+SEALIFT_SAME_SIZE(sev_user_data_get_id2, SevGetId2);
+SEALIFT_SAME_FIELD(sev_user_data_get_id2, address, SevGetId2, address);
+SEALIFT_SAME_FIELD(sev_user_data_get_id2, length, SevGetId2, length);
+
+// KvmCommand::kInit2 and KvmSevInit2 are younger than the oldest header we build with (Linux 6.1).
 
 }  // namespace
 }  // namespace sealift::sev

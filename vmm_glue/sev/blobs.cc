@@ -1,27 +1,33 @@
 #include "vmm_glue/sev/blobs.h"
 
+#include <algorithm>
+
 #include "engine/assert.h"
 #include "engine/limits.h"
+#include "vmm_glue/sev/little_endian.h"
 
 namespace sealift::sev {
 namespace {
 
-static_assert(kBlobHeaderBytes + kCertificateBytes + kChainBytes + kFirmwareBlobBytesMax <=
-              limits::kPlatformBlobBytesMax);
+constexpr std::size_t kIdentityPdhAt = kBlobHeaderBytes + sizeof(BindingPublicKey);
+constexpr std::size_t kIdentityChainAt = kIdentityPdhAt + kCertificateBytes;
+constexpr std::size_t kIdentityAmdAt = kIdentityChainAt + kChainBytes;
+constexpr std::size_t kStartNonceAt = kBlobHeaderBytes + sizeof(BindingPublicKey);
+constexpr std::size_t kStartPdhAt = kStartNonceAt + sizeof(BindingNonce);
+constexpr std::size_t kStartSessionAt = kStartPdhAt + kCertificateBytes;
+constexpr std::size_t kStartBytes = kStartSessionAt + kSessionBytes;
+static_assert(kIdentityAmdAt + kFirmwareBlobBytesMax <= limits::kPlatformBlobBytesMax);
 
 void put32(Bytes& out, std::uint64_t number) {
-  for (unsigned i = 0; i < 4; ++i) out.push_back(std::byte(number >> (8 * i) & 0xff));
+  append_le<std::uint32_t>(out, static_cast<std::uint32_t>(number));
 }
+std::uint32_t get32(ByteView bytes, std::size_t at) { return get_le<std::uint32_t>(bytes, at); }
 
-std::uint32_t get32(ByteView bytes, std::size_t at) {
-  std::uint32_t out = 0;
-  for (std::size_t i = 0; i < 4; ++i) {
-    out |= std::to_integer<std::uint32_t>(bytes[at + i]) << (8 * i);
-  }
+std::array<std::byte, 32> take32(ByteView bytes, std::size_t at) {
+  std::array<std::byte, 32> out{};
+  std::copy_n(bytes.begin() + static_cast<std::ptrdiff_t>(at), out.size(), out.begin());
   return out;
 }
-
-void append(Bytes& out, ByteView part) { out.insert(out.end(), part.begin(), part.end()); }
 
 Bytes slice(ByteView bytes, std::size_t at, std::size_t count) {
   const ByteView part = bytes.subspan(at, count);
@@ -52,6 +58,7 @@ Bytes encode(const IdentityBlob& blob) {
   put32(out, blob.pdh.size());
   put32(out, blob.chain.size());
   put32(out, blob.amd_certs.size());
+  append(out, blob.key);
   append(out, blob.pdh);
   append(out, blob.chain);
   append(out, blob.amd_certs);
@@ -63,9 +70,8 @@ Result<IdentityBlob> decode_identity(ByteView bytes) {
   const std::uint32_t pdh = get32(bytes, 4);
   const std::uint32_t chain = get32(bytes, 8);
   const std::uint32_t amd = get32(bytes, 12);
-  constexpr std::size_t kFixed = kBlobHeaderBytes + kCertificateBytes + kChainBytes;
   if (pdh != kCertificateBytes || chain != kChainBytes || amd > kFirmwareBlobBytesMax ||
-      bytes.size() != kFixed + amd) {
+      bytes.size() != kIdentityAmdAt + amd) {
     return fail(ErrorClass::kMalformed,
                 "The SEV identity blob of {} bytes says PDH {}, chain {} and AMD certificates {} "
                 "bytes instead of {}, {} and at most {}.",
@@ -73,9 +79,10 @@ Result<IdentityBlob> decode_identity(ByteView bytes) {
                 kFirmwareBlobBytesMax);
   }
   return IdentityBlob{
-      .pdh = slice(bytes, kBlobHeaderBytes, kCertificateBytes),
-      .chain = slice(bytes, kBlobHeaderBytes + kCertificateBytes, kChainBytes),
-      .amd_certs = slice(bytes, kFixed, amd),
+      .pdh = slice(bytes, kIdentityPdhAt, kCertificateBytes),
+      .chain = slice(bytes, kIdentityChainAt, kChainBytes),
+      .amd_certs = slice(bytes, kIdentityAmdAt, amd),
+      .key = take32(bytes, kBlobHeaderBytes),
   };
 }
 
@@ -87,6 +94,8 @@ Bytes encode(const StartBlob& blob) {
   put32(out, blob.policy);
   put32(out, blob.pdh.size());
   put32(out, blob.session.size());
+  append(out, blob.key);
+  append(out, blob.nonce);
   append(out, blob.pdh);
   append(out, blob.session);
   return out;
@@ -96,8 +105,7 @@ Result<StartBlob> decode_start(ByteView bytes) {
   SEALIFT_CHECK(check_header("start", bytes));
   const std::uint32_t pdh = get32(bytes, 8);
   const std::uint32_t session = get32(bytes, 12);
-  constexpr std::size_t kFixed = kBlobHeaderBytes + kCertificateBytes + kSessionBytes;
-  if (pdh != kCertificateBytes || session != kSessionBytes || bytes.size() != kFixed) {
+  if (pdh != kCertificateBytes || session != kSessionBytes || bytes.size() != kStartBytes) {
     return fail(
         ErrorClass::kMalformed,
         "The SEV start blob of {} bytes says PDH {} and session {} bytes instead of {} and {}.",
@@ -105,8 +113,10 @@ Result<StartBlob> decode_start(ByteView bytes) {
   }
   return StartBlob{
       .policy = get32(bytes, 4),
-      .pdh = slice(bytes, kBlobHeaderBytes, kCertificateBytes),
-      .session = slice(bytes, kBlobHeaderBytes + kCertificateBytes, kSessionBytes),
+      .pdh = slice(bytes, kStartPdhAt, kCertificateBytes),
+      .session = slice(bytes, kStartSessionAt, kSessionBytes),
+      .key = take32(bytes, kBlobHeaderBytes),
+      .nonce = take32(bytes, kStartNonceAt),
   };
 }
 

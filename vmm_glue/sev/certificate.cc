@@ -68,26 +68,11 @@ bool is_parent(KeyUsage child, KeyUsage parent) {
       return parent == KeyUsage::kOca || parent == KeyUsage::kCek;
     case KeyUsage::kOca:
       return parent == KeyUsage::kOca;
+    case KeyUsage::kCek:
+      return parent == KeyUsage::kAsk;
     default:
-      return false;  // the CEK's parent is AMD's ASK, an RSA certificate
+      return false;
   }
-}
-
-// Null unless exactly one slot is the signer's and the other is unused or of another possible
-// parent.
-const SignatureSlot* only_slot_of(const SevCertificate& certificate, KeyUsage signer) {
-  const SignatureSlot* found = nullptr;
-  for (const SignatureSlot& slot : certificate.slots) {
-    if (slot.usage == KeyUsage::kNone) {
-      if (slot != SignatureSlot{}) return nullptr;  // an unused slot holds nothing
-    } else if (!is_parent(certificate.usage, slot.usage)) {
-      return nullptr;
-    } else if (slot.usage == signer) {
-      if (found != nullptr) return nullptr;
-      found = &slot;
-    }
-  }
-  return found;
 }
 
 }  // namespace
@@ -108,6 +93,26 @@ const char* name_of(KeyUsage usage) {
       return "PDH";
     case KeyUsage::kCek:
       return "CEK";
+  }
+  return "unknown";
+}
+
+const char* name_of(KeyAlgorithm algorithm) {
+  switch (algorithm) {
+    case KeyAlgorithm::kNone:
+      return "none";
+    case KeyAlgorithm::kRsaSha256:
+      return "RSA-PSS SHA-256";
+    case KeyAlgorithm::kEcdsaSha256:
+      return "ECDSA SHA-256";
+    case KeyAlgorithm::kEcdhSha256:
+      return "ECDH SHA-256";
+    case KeyAlgorithm::kRsaSha384:
+      return "RSA-PSS SHA-384";
+    case KeyAlgorithm::kEcdsaSha384:
+      return "ECDSA SHA-384";
+    case KeyAlgorithm::kEcdhSha384:
+      return "ECDH SHA-384";
   }
   return "unknown";
 }
@@ -187,7 +192,7 @@ SevCertificate unsigned_certificate(KeyUsage usage, const EcPublicKey& key, std:
 void sign_certificate(SevCertificate& certificate, std::size_t slot, KeyUsage signer,
                       const EcKey& signing_key) {
   SEALIFT_ASSERT(slot < certificate.slots.size());
-  SEALIFT_ASSERT(is_parent(certificate.usage, signer));
+  SEALIFT_ASSERT(is_platform_usage(signer) && is_parent(certificate.usage, signer));
   const CertificateBytes bytes = certificate.encode();
   const EcSignature signature = signing_key.sign(ByteView(bytes).first(kSignedBytes));
   SignatureSlot& out = certificate.slots[slot];
@@ -196,9 +201,26 @@ void sign_certificate(SevCertificate& certificate, std::size_t slot, KeyUsage si
   put_number(std::span(out.bytes).subspan(kNumberBytes, kNumberBytes), signature.s);
 }
 
+const SignatureSlot* signature_slot(const SevCertificate& certificate, KeyUsage signer) {
+  const SignatureSlot* found = nullptr;
+  for (const SignatureSlot& slot : certificate.slots) {
+    if (slot.usage == KeyUsage::kNone) {
+      if (slot != SignatureSlot{}) return nullptr;  // an unused slot holds nothing
+    } else if (!is_parent(certificate.usage, slot.usage)) {
+      return nullptr;
+    } else if (slot.usage == signer) {
+      if (found != nullptr) return nullptr;
+      found = &slot;
+    }
+  }
+  return found;
+}
+
 SignatureVerdict check_signature(const SevCertificate& child, const SevCertificate& parent) {
-  if (!is_parent(child.usage, parent.usage)) return SignatureVerdict::kBadForm;
-  const SignatureSlot* slot = only_slot_of(child, parent.usage);
+  if (!is_platform_usage(parent.usage) || !is_parent(child.usage, parent.usage)) {
+    return SignatureVerdict::kBadForm;
+  }
+  const SignatureSlot* slot = signature_slot(child, parent.usage);
   if (slot == nullptr || slot->algorithm != parent.algorithm) return SignatureVerdict::kBadForm;
   const ByteView bytes(slot->bytes);
   const auto r = get_number(bytes.subspan(0, kNumberBytes));

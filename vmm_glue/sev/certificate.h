@@ -10,7 +10,7 @@
 //     1564  slot 2: likewise
 //          A signature covers bytes 0..1043. EC signature: r[72], s[72], zeros.
 // Plain values: no ownership, no threads. Failure: parse() of others' bytes gives kPolicy.
-// Not here yet: AMD's RSA certificates (ARK, ASK); the CEK's RSA signature is kept as raw bytes.
+// AMD's RSA certificates, which sign the CEK, are in amd_certificate.h.
 //
 // MODEL CHOICE (no source gives the order of checks): the body first, then the parent rule, then
 // the slot, then the signature. Slots are chosen by usage, because real PEKs carry the OCA in slot
@@ -52,6 +52,7 @@ enum class KeyAlgorithm : std::uint32_t {
   kEcdsaSha384 = 0x102,
   kEcdhSha384 = 0x103,
 };
+const char* name_of(KeyAlgorithm algorithm);
 
 // Unused: kNone, kNone, zeros.
 struct SignatureSlot {
@@ -79,9 +80,14 @@ struct SevCertificate {
 // What a platform certificate of this usage looks like before anyone signs it.
 SevCertificate unsigned_certificate(KeyUsage usage, const EcPublicKey& key, std::uint8_t api_major,
                                     std::uint8_t api_minor);
-// Signs into slot 0 or 1 as the key of a certificate of usage `signer`.
+// Signs into slot 0 or 1 as the key of a certificate of usage `signer`. REQUIRES: `signer` may sign
+// such a certificate with an EC key (the CEK's parent is an RSA key, amd_certificate.h).
 void sign_certificate(SevCertificate& certificate, std::size_t slot, KeyUsage signer,
                       const EcKey& signing_key);
+
+// The slot that a signer of this usage has signed. Null unless it is exactly one, and the other is
+// unused (kNone, kNone, zeros) or of another possible parent.
+const SignatureSlot* signature_slot(const SevCertificate& certificate, KeyUsage signer);
 
 // Does `child` follow from `parent`? The firmware tells two kinds of no apart: a wrong form is
 // INVALID_CERTIFICATE, wrong mathematics BAD_SIGNATURE.

@@ -122,6 +122,12 @@ CommandResult issue(const SevVm& vm, SevDeviceCommand command, void* data) {
 Result<void> check(const CommandResult& outcome, const char* command, std::string_view subject) {
   if (outcome.ok()) return {};
   const std::string reason = errno_text(-outcome.result);
+  if (outcome.result == -ETIMEDOUT) {
+    return fail(ErrorClass::kLocalFault,
+                "{}{} failed: {}: the secure processor gave no answer, and the kernel refuses "
+                "(EBUSY) all further SEV commands until it starts again.",
+                command, subject, reason);
+  }
   if (!has_firmware_status(outcome)) {
     return fail(ErrorClass::kLocalFault, "{}{} failed: {}, without an answer of the firmware.",
                 command, subject, reason);

@@ -8,7 +8,7 @@
 //          KVM keeps the number, not the file, and looks it up again for each command.
 // Threads: any; the kernel serialises all commands of a host.
 // Failure: check() says which command failed, the errno and the firmware's status in hex and in
-//          words.
+//          words; a time-out says what it means for the host.
 #pragma once
 
 #include <cstdint>

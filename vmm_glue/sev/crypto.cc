@@ -223,8 +223,9 @@ Digest PacketCipher::mac(PacketContext context, std::uint32_t flags, const Block
   return hmac_.finish();
 }
 
-bool PacketCipher::authentic(PacketContext context, const PacketHeader& header, ByteView data) {
-  return same_secret(mac(context, header.flags, header.iv, data), header.mac);
+bool PacketCipher::authentic(PacketContext context, const PacketHeader& header, ByteView data,
+                             ByteView extra) {
+  return same_secret(mac(context, header.flags, header.iv, data, extra), header.mac);
 }
 
 Digest launch_measure(const Block& tik, FirmwareVersion version, std::uint32_t policy,

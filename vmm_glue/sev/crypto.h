@@ -104,11 +104,13 @@ class PacketCipher {
   // AES-128-CTR both ways. REQUIRES: out.size() == in.size(); the two may be the same memory.
   void crypt(const Block& iv, ByteView in, MutableBytes out);
   // HMAC(TIK; context || LE32(flags) || IV || LE32(guest_len) || LE32(trans_len) || data || extra),
-  // where data is ciphertext and both lengths are its length (nothing compresses).
+  // where data is ciphertext and both lengths are its length (nothing compresses). `extra` is the
+  // launch measure under LAUNCH_SECRET, from API 0.17 on.
   Digest mac(PacketContext context, std::uint32_t flags, const Block& iv, ByteView data,
              ByteView extra = {});
   // True when the header's MAC is that of `data`; takes the same time whatever differs.
-  bool authentic(PacketContext context, const PacketHeader& header, ByteView data);
+  bool authentic(PacketContext context, const PacketHeader& header, ByteView data,
+                 ByteView extra = {});
 
  private:
   OpensslPtr<evp_cipher_ctx_st> ctr_;

@@ -60,6 +60,9 @@ TEST(SevCrypto, SessionOverEcdh) {
   EXPECT_EQ(to_hex(b.public_key().point().x),
             "316140c268c8841cddd1dcbb51a11d516d285cdda6979f1db9230b9a9436f07e"
             "a3bacb8f4200e382634338484d19cdf4");
+  EXPECT_EQ(to_hex(b.public_key().point().y),
+            "94a1a457df42b3e7e22a255300495305b5d6f0208f2aada1741af1a9baaa73c3"
+            "9db971ef06d180d9524e1a2a4d33dfa0");
   const EcNumber secret = a.shared_secret(b.public_key());
   EXPECT_EQ(secret, b.shared_secret(a.public_key()));
   EXPECT_EQ(to_hex(secret),
@@ -71,6 +74,13 @@ TEST(SevCrypto, SessionOverEcdh) {
   EXPECT_EQ(to_hex(wrap.kik), "cd69d1e2f4e9cf0e815125489cc8fccf");
   const SessionSeed seed{.nonce = counting(0), .wrap_iv = counting(0xf0)};
   const SessionBytes session = make_session(secret, seed, keys_of_vectors(), kPolicy);
+  const ByteView bytes(session);
+  EXPECT_EQ(to_hex(bytes.subspan(16, 32)),
+            "37454008e9bbe4f17aa4cd78491497eec5e444dcb29072a08d7155e5f5041fe0");
+  EXPECT_EQ(to_hex(bytes.subspan(64, 32)),
+            "9e854a38477abc65f8a8cb8343977b82c690399cdf32cec4dbfcb33f10301207");
+  EXPECT_EQ(to_hex(bytes.subspan(96, 32)),
+            "7564ee74f842ee4193b2a149d4043c77bd05b1766d78c961e9a60dcdc53746fd");
   EXPECT_EQ(to_hex(sha256(session)),
             "b0149722724337877f47b80dca0c2e553f99745e7ef2dfbb877b4d9be865d7e8");
 
@@ -143,8 +153,11 @@ TEST(SevCrypto, LaunchMeasureAndSecret) {
   PacketCipher cipher(keys_of_vectors());
   Bytes data = plain_of_vectors();
   cipher.crypt(counting(0x40), data, data);
-  EXPECT_EQ(to_hex(cipher.mac(PacketContext::kSecret, 0, counting(0x40), data, measure)),
-            "91d8639eaf88cf3e1dfa96e303e185cc3da3910f25e702594eb356969390a041");
+  PacketHeader header{.flags = 0, .iv = counting(0x40), .mac = {}};
+  header.mac = cipher.mac(PacketContext::kSecret, 0, header.iv, data, measure);
+  EXPECT_EQ(to_hex(header.mac), "91d8639eaf88cf3e1dfa96e303e185cc3da3910f25e702594eb356969390a041");
+  EXPECT_TRUE(cipher.authentic(PacketContext::kSecret, header, data, measure));
+  EXPECT_FALSE(cipher.authentic(PacketContext::kSecret, header, data));
   // From a unit test of virtee/sev.
   Block tik{};
   Block nonce{};
@@ -154,6 +167,13 @@ TEST(SevCrypto, LaunchMeasureAndSecret) {
   std::copy(nonce_bytes.begin(), nonce_bytes.end(), nonce.begin());
   EXPECT_EQ(to_hex(launch_measure(tik, {0, 18, 15}, 0, sha256({}), nonce)),
             "6faab2daae389bcd3405a05d6cafe33c0414f7bedd0bae19ba5f38b7fd1664ea");
+}
+
+TEST(SevCrypto, AKeyGivesItsScalarBack) {
+  EcNumber scalar{};
+  scalar.fill(std::byte{1});
+  scalar[0] = std::byte{0};  // leading zeros are kept
+  EXPECT_EQ(EcKey::from_scalar(scalar)->scalar_for_tests(), scalar);
 }
 
 TEST(SevCrypto, ScalarsOutsideTheGroupAreRefused) {

@@ -149,6 +149,15 @@ std::optional<EcKey> EcKey::from_scalar(const EcNumber& scalar) {
   return EcKey(EcPublicKey(affine, std::move(key)));
 }
 
+EcNumber EcKey::scalar_for_tests() const {
+  BIGNUM* number = nullptr;
+  SEALIFT_ASSERT(EVP_PKEY_get_bn_param(public_.key_.get(), OSSL_PKEY_PARAM_PRIV_KEY, &number) == 1);
+  const OpensslPtr<bignum_st> owned(number);
+  EcNumber out{};
+  SEALIFT_ASSERT(BN_bn2binpad(number, octets(out.data()), kEcBytes) == kEcBytes);
+  return out;
+}
+
 EcSignature EcKey::sign(ByteView message) const {
   const auto context = new_md_context();
   std::array<unsigned char, 2 * kEcBytes + 16> der{};

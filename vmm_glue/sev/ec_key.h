@@ -56,6 +56,8 @@ class EcKey {
   static std::optional<EcKey> from_scalar(const EcNumber& scalar);
 
   const EcPublicKey& public_key() const { return public_; }
+  // The private half, for a test's own checker. The caller erases it.
+  EcNumber scalar_for_tests() const;
   EcSignature sign(ByteView message) const;
   // ECDH: the X coordinate of scalar * peer.
   EcNumber shared_secret(const EcPublicKey& peer) const;

@@ -3,30 +3,37 @@
 // Spec:    Linux 6.1 arch/x86/kvm/svm/sev.c and
 //          Documentation/virt/kvm/x86/amd-memory-encryption.rst; blobs in vmm_glue/sev/blobs.h; one
 //          page travels as a 52-byte packet header in page_auth and 4096 bytes of ciphertext in
-//          body.
+//          body, each batch under the drivers' own HMAC in batch_auth (binding.h).
 // Owner:   the agent; the SevVm's HostIoctl and fds outlive it. `host_address` gives the host
 //          address of a guest page or null.
 // Threads: as engine/private_path.h says. cancel() may come while export_batch() runs: the batch
 //          stops after the page in hand.
 // Failure: any command that fails is an error with errno and firmware status; the caller then
-//          cancels. The MAC of a packet covers neither its address nor its order (55766, packet
-//          MAC): the transport must authenticate both.
+//          cancels. SEV-ES: begin() is kRefused on a kernel that cannot move VMSAs (setup.h).
+// Pages that were never written are not exported (populated.h): kSkipped, without a command.
 //
 // Invariants
 //   I1  Between a successful SEND_START and release() every path of failure leads, by cancel(), to
 //       SEND_CANCEL, never to SEND_FINISH: no command leads from SENT back to RUNNING.
 //   I2  After a call whose effect is in doubt (SEND_START may have succeeded before its copy-out
 //       failed), GUEST_STATUS decides, not our memory of what we asked for.
+//   I3  SEND_FINISH follows a seal() only, and after release() was asked for nothing leads back:
+//       the guest may run at the destination, whether SEND_FINISH succeeded or not.
+//   I4  The session's binding key is gone after seal(), cancel() or release().
 #pragma once
 
 #include <atomic>
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <string_view>
 
 #include "engine/private_path.h"
+#include "vmm_glue/sev/binding.h"
 #include "vmm_glue/sev/blobs.h"
 #include "vmm_glue/sev/command.h"
+#include "vmm_glue/sev/host_card.h"
+#include "vmm_glue/sev/populated.h"
 
 namespace sealift::sev {
 
@@ -38,6 +45,17 @@ struct SevConfig {
   // ASK then ARK of the destination's processors; empty where no guest has policy bit SEV. The
   // importer puts it into its identity; the exporter uses it when the identity brings none.
   Bytes amd_certs = {};
+  bool es = false;          // SEV-ES: the registers travel through the firmware
+  std::uint32_t vcpus = 0;  // of the guest; only SEV-ES asks. At most limits::kVcpusMax
+  // CPUID 8000001F EAX bit 10: what the host reads is what the guest wrote last. False is right on
+  // every host and costs a WBINVD on all CPUs in epochs with pages that look never written.
+  bool coherent_caches = false;
+  std::uint64_t memory_bytes = 0;  // of the guest; a destination that can pin less is refused
+  // This host's own card, for judge(). Empty: judge() is kRefused.
+  std::function<Result<HostCard>()> describe_host = {};
+  // For tests that open a captured stream: told each secret of the driver by its name, when it is
+  // made. Empty otherwise.
+  std::function<void(std::string_view name, ByteView secret)> reveal = {};
 };
 
 class SevExporter final : public PrivateExporter {
@@ -47,6 +65,7 @@ class SevExporter final : public PrivateExporter {
   SevExporter& operator=(const SevExporter&) = delete;
 
   PrivateTraits traits() const override;
+  Result<PlatformFindings> judge(ByteView card) override;  // verdict.h
   void use_streams(std::uint32_t streams) override;
   Result<Bytes> begin(ByteView identity) override;
   Result<void> prepare(std::uint32_t epoch, std::span<const Gfn> gfns) override;
@@ -64,10 +83,11 @@ class SevExporter final : public PrivateExporter {
   Result<void> cancel(std::optional<ByteView> abort_token) override;
 
  private:
-  enum class Phase : std::uint8_t { kIdle, kSending, kInDoubt, kReleased };
+  enum class Phase : std::uint8_t { kIdle, kSending, kSealed, kInDoubt, kReleasing, kReleased };
 
   Result<StartBlob> send_start(const IdentityBlob& identity);
-  Result<void> export_page(Gfn gfn, std::span<std::byte> auth, std::span<std::byte> body);
+  Result<bool> holds_nothing(Gfn gfn, const std::byte* host, std::uint32_t epoch);
+  Result<void> export_page(Gfn gfn, std::byte* host, PrivateBatch& batch);
   Result<void> require_sending(const char* call) const;
 
   const SevVm vm_;
@@ -75,9 +95,18 @@ class SevExporter final : public PrivateExporter {
   const SevConfig config_;
   std::atomic<bool> cancelling_{false};
 
-  std::mutex mutex_;            // one command at a time, as the mailbox has it
-  Phase phase_ = Phase::kIdle;  // guarded by mutex_
+  std::mutex mutex_;                            // one command at a time, as the mailbox has it
+  Phase phase_ = Phase::kIdle;                  // guarded by mutex_
+  bool paused_ = false;                         // guarded by mutex_
+  std::optional<Binding> binding_;              // guarded by mutex_; there while kSending
+  std::optional<std::uint32_t> flushed_epoch_;  // guarded by mutex_; caches, see populated.h
+  Settled settled_;
 };
+
+// Refuses what begin() on either side cannot do: a SEV-ES guest on a kernel without the commands.
+Result<void> require_es_support(const SevVm& vm, const SevConfig& config);
+// Is this the policy the operator and the driver were told?
+Result<void> check_guest_policy(const SevConfig& config, std::uint32_t policy);
 
 // PDH_CERT_EXPORT: this host's PDH and its chain. The CEK leaves without AMD's signature (sevctl
 // fetches the signed one from AMD's key server); the operator replaces it where the policy asks for

@@ -7,6 +7,7 @@
 #include "engine/assert.h"
 #include "engine/limits.h"
 #include "vmm_glue/sev/blobs.h"
+#include "vmm_glue/sev/es_state.h"
 
 namespace sealift::sev {
 namespace {
@@ -19,10 +20,11 @@ SevImporter::SevImporter(const SevVm& vm, HostAddress host_address, SevConfig co
     : vm_(vm), host_address_(std::move(host_address)), config_(std::move(config)) {
   SEALIFT_ASSERT(host_address_ != nullptr);
   SEALIFT_ASSERT(config_.amd_certs.size() <= kFirmwareBlobBytesMax);
+  SEALIFT_ASSERT(config_.vcpus <= limits::kVcpusMax);
 }
 
 PrivateTraits SevImporter::traits() const {
-  return {.platform = Platform::kSev,
+  return {.platform = config_.es ? Platform::kSevEs : Platform::kSev,
           .batch_pages_max = limits::kBatchPagesMax,
           .streams_max = 1,
           .live_export = true};
@@ -57,9 +59,18 @@ Result<void> SevImporter::require(Phase phase, const char* call) const {
 Result<Bytes> SevImporter::identity() {
   const std::lock_guard lock(mutex_);
   SEALIFT_CHECK(require(Phase::kIdle, "identity"));
+  SEALIFT_CHECK(require_es_support(vm_, config_));
   SEALIFT_TRY(PlatformCertificates own, export_certificates(vm_));
-  return encode(IdentityBlob{
-      .pdh = std::move(own.pdh), .chain = std::move(own.chain), .amd_certs = config_.amd_certs});
+  SystemRandom random;
+  keys_.emplace(random);
+  if (config_.reveal) config_.reveal("binding-private-key", keys_->private_key());
+  Bytes out = encode(IdentityBlob{.pdh = std::move(own.pdh),
+                                  .chain = std::move(own.chain),
+                                  .amd_certs = config_.amd_certs,
+                                  .key = keys_->public_key()});
+  if (config_.reveal) config_.reveal("identity", out);  // public, but not in the source's capture
+  identity_hash_ = sha256_of(out);
+  return out;
 }
 
 void SevImporter::use_streams(std::uint32_t streams) { SEALIFT_ASSERT(streams == 1); }
@@ -67,12 +78,11 @@ void SevImporter::use_streams(std::uint32_t streams) { SEALIFT_ASSERT(streams ==
 Result<void> SevImporter::begin(ByteView start) {
   const std::lock_guard lock(mutex_);
   SEALIFT_CHECK(require(Phase::kIdle, "begin"));
+  if (!keys_) return fail(ErrorClass::kLocalFault, "SEV begin came before identity.");
   SEALIFT_TRY(const StartBlob blob, decode_start(start));
   SEALIFT_CHECK(check_pdh(blob.pdh));
-  if (config_.policy && *config_.policy != blob.policy) {
-    return fail(ErrorClass::kPolicy, "The guest's SEV policy is {:#010x}, expected was {:#010x}.",
-                blob.policy, *config_.policy);
-  }
+  SEALIFT_CHECK(check_guest_policy(config_, blob.policy));
+  SEALIFT_TRY(const BindingSecret secret, keys_->agree(blob.key));
   KvmSevStart receive;
   receive.policy = blob.policy;
   receive.pdh_uaddr = address_of(blob.pdh.data());
@@ -84,7 +94,14 @@ Result<void> SevImporter::begin(ByteView start) {
   // Linux 6.1 does not stop a second RECEIVE_START from replacing the first one's handle, so that
   // one failed attempt is the last.
   phase_ = outcome.ok() ? Phase::kReceiving : Phase::kFailed;
-  return check(outcome, sev::name_of(kCommand));
+  SEALIFT_CHECK(check(outcome, sev::name_of(kCommand)));
+  binding_.emplace(secret, BindingTerms{.source_key = blob.key,
+                                        .destination_key = keys_->public_key(),
+                                        .nonce = blob.nonce,
+                                        .identity_hash = identity_hash_,
+                                        .start_hash = sha256_of(start)});
+  keys_.reset();
+  return {};
 }
 
 Result<void> SevImporter::check_batch(const PrivateBatch& batch) const {
@@ -93,10 +110,6 @@ Result<void> SevImporter::check_batch(const PrivateBatch& batch) const {
   if (pages > limits::kBatchPagesMax || batch.ops.size() != pages) {
     return fail(kBad, "A SEV batch has {} pages (at most {}) and {} operations.", pages,
                 limits::kBatchPagesMax, batch.ops.size());
-  }
-  if (!batch.batch_auth.empty()) {
-    return fail(kBad, "A SEV batch has {} bytes of batch authentication; SEV knows none.",
-                batch.batch_auth.size());
   }
   if (batch.page_auth_bytes != kPacketHeaderBytes || batch.page_body_bytes != kPageBytes) {
     return fail(kBad, "A SEV batch has {}-byte headers and {}-byte bodies instead of {} and {}.",
@@ -124,7 +137,13 @@ Result<void> SevImporter::import_batch(const PrivateBatch& batch) {
   const std::lock_guard lock(mutex_);
   SEALIFT_CHECK(require(Phase::kReceiving, "import_batch"));
   SEALIFT_CHECK(check_batch(batch));
-  for (std::size_t i = 0; i < batch.gfns.size(); ++i) SEALIFT_CHECK(import_page(batch, i));
+  SEALIFT_CHECK(binding_->accept(batch));
+  for (std::size_t i = 0; i < batch.gfns.size(); ++i) {
+    if (auto done = import_page(batch, i); !done) {
+      phase_ = Phase::kFailed;  // the batch counts as arrived, and one of its pages has not
+      return done;
+    }
+  }
   return {};
 }
 
@@ -148,12 +167,22 @@ Result<void> SevImporter::converted(GfnRange, PageClass) { return {}; }
 Result<void> SevImporter::end_epoch(std::uint32_t epoch, ByteView token) {
   const std::lock_guard lock(mutex_);
   SEALIFT_CHECK(require(Phase::kReceiving, "end_epoch"));
-  if (token.empty()) return {};
-  return fail(ErrorClass::kMalformed, "Epoch {} ends with a token of {} bytes; SEV knows none.",
-              epoch, token.size());
+  if (!token.empty()) {
+    return fail(ErrorClass::kMalformed, "Epoch {} ends with a token of {} bytes; SEV knows none.",
+                epoch, token.size());
+  }
+  binding_->end_epoch(epoch);
+  return {};
 }
 
 Result<void> SevImporter::load_state(std::vector<StateBlob> state) {
+  const std::lock_guard lock(mutex_);
+  SEALIFT_CHECK(require(Phase::kReceiving, "load_state"));
+  if (config_.es) {
+    auto loaded = load_es_state(vm_, config_.vcpus, state, *binding_);
+    if (!loaded) phase_ = Phase::kFailed;
+    return loaded;
+  }
   if (state.empty()) return {};
   return fail(ErrorClass::kMalformed, "{} items of platform state came; a SEV guest has none.",
               state.size());
@@ -162,10 +191,8 @@ Result<void> SevImporter::load_state(std::vector<StateBlob> state) {
 Result<void> SevImporter::seal(ByteView token) {
   const std::lock_guard lock(mutex_);
   SEALIFT_CHECK(require(Phase::kReceiving, "seal"));
-  if (!token.empty()) {
-    return fail(ErrorClass::kMalformed, "The export ends with a token of {} bytes; SEV knows none.",
-                token.size());
-  }
+  SEALIFT_CHECK(binding_->check_seal(token));
+  binding_.reset();
   constexpr auto kCommand = KvmCommand::kReceiveFinish;
   const CommandResult outcome = issue(vm_, kCommand, nullptr);
   phase_ = outcome.ok() ? Phase::kSealed : Phase::kFailed;
@@ -184,6 +211,8 @@ Result<void> SevImporter::commit() {
 Result<Bytes> SevImporter::abort() {
   const std::lock_guard lock(mutex_);
   phase_ = Phase::kAborted;
+  keys_.reset();
+  binding_.reset();
   return Bytes{};
 }
 

@@ -4,14 +4,16 @@
 //          blob.
 // Owner:   the agent; the SevVm's HostIoctl and fds outlive it. The VM is prepared (setup.h).
 // Threads: as engine/private_path.h says.
-// Failure: everything that comes from the peer is checked as a whole before the first page is
-//          touched (kMalformed). A packet whose MAC does not match leaves its page as it was
+// Failure: everything that comes from the peer is checked as a whole before the first command
+//          (kMalformed): shapes, then that a batch is the next of this session and for the pages it
+//          names (binding.h). A packet whose MAC does not match leaves its page as it was
 //          (kMalformed), the pages before it in the batch are written: the guest cannot run, and
 //          the caller aborts. After abort() every call fails; the owner destroys the VM, which
 //          erases its keys.
 #pragma once
 
 #include <mutex>
+#include <optional>
 
 #include "engine/private_path.h"
 #include "vmm_glue/sev/exporter.h"
@@ -37,7 +39,7 @@ class SevImporter final : public PrivateImporter {
   Result<Bytes> abort() override;
 
  private:
-  // kFailed: RECEIVE_START or RECEIVE_FINISH failed; only abort() helps.
+  // kFailed: a command failed; only abort() helps.
   enum class Phase : std::uint8_t { kIdle, kReceiving, kSealed, kFailed, kAborted };
 
   static const char* name_of(Phase phase);
@@ -51,6 +53,11 @@ class SevImporter final : public PrivateImporter {
 
   std::mutex mutex_;            // one command at a time, as the mailbox has it
   Phase phase_ = Phase::kIdle;  // guarded by mutex_
+  // Guarded by mutex_. The pair lives from identity() to begin(), the binding from there to seal()
+  // or abort().
+  std::optional<BindingKeyPair> keys_;
+  Digest identity_hash_{};
+  std::optional<Binding> binding_;
 };
 
 }  // namespace sealift::sev

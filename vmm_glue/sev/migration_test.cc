@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <ctime>
+#include <thread>
 
 #include "vmm_glue/host_copy.h"
 #include "vmm_glue/sev/blobs.h"
@@ -46,6 +48,7 @@ TEST(SevMigration, GuestSeesTheSameBytesAndTheHostDoesNot) {
   EXPECT_EQ(sent.outcomes, std::vector(kPages, ExportOutcome::kExported));
   EXPECT_EQ(sent.batch.stream, 3);
   EXPECT_EQ(sent.batch.epoch, 7u);
+  EXPECT_EQ(sent.batch.batch_auth.size(), kBatchAuthBytes);
   EXPECT_EQ(sent.batch.page_auth.size(), kPages * kPacketHeaderBytes);
   EXPECT_NE(sent.batch.body, pair.source.plain);
   EXPECT_NE(sent.batch.body, pair.source.host_sees());
@@ -53,8 +56,7 @@ TEST(SevMigration, GuestSeesTheSameBytesAndTheHostDoesNot) {
   must(pair.importer.import_batch(sent.batch));
   EXPECT_TRUE(must(pair.exporter.end_epoch(7)).empty());
   must(pair.importer.end_epoch(7, {}));
-  EXPECT_TRUE(must(pair.exporter.seal()).empty());
-  must(pair.importer.seal({}));
+  must(pair.importer.seal(must(pair.exporter.seal())));
   must(pair.importer.commit());
   must(pair.exporter.release());
   EXPECT_EQ(pair.target.guest_sees(), pair.source.plain);
@@ -96,21 +98,65 @@ TEST(SevMigration, CancelLeavesARunningGuestAndASecondStartHasNewKeys) {
   EXPECT_FALSE(late.has_value());
 
   const Bytes start = must(pair.exporter.begin(identity));
-  EXPECT_NE(must(decode_start(start)).session, first.session);
+  const StartBlob second = must(decode_start(start));
+  EXPECT_NE(second.session, first.session);
+  EXPECT_NE(second.key, first.key);
+  EXPECT_NE(second.nonce, first.nonce);
   must(pair.importer.begin(start));
   const Bytes before = pair.target.host_sees();
   const auto refused = pair.importer.import_batch(old.batch);
   ASSERT_FALSE(refused.has_value());
   EXPECT_EQ(refused.error().cls, ErrorClass::kMalformed);
   EXPECT_EQ(refused.error().detail,
-            "KVM_SEV_RECEIVE_UPDATE_DATA of gfn 0x0 failed: EIO (Input/output error), firmware "
-            "status 0x000b BAD_MEASUREMENT (a MAC does not match).");
+            "SEV batch 0 (epoch 0, 8 pages) is not as the source of this session made it.");
   EXPECT_EQ(pair.target.host_sees(), before);
+  EXPECT_EQ(pair.target_host.commands_issued(MailboxCommand::kReceiveUpdateData), 0u);
+}
+
+// A slow firmware, a guest that converts pages, an operator who has seen enough.
+TEST(SevMigration, CancelStopsABatchAfterThePageInHand) {
+  constexpr std::uint64_t kMany = 400;
+  SoftSevConfig slow;
+  slow.latency[MailboxCommand::kSendUpdateData] = std::chrono::milliseconds(5);
+  SoftSevHost source_host(slow);
+  SoftSevHost target_host;
+  TestGuest source(source_host, kMany);
+  TestGuest target(target_host, kMany);
+  source.launch_with_pattern(kPolicy);
+  target.prepare();
+  SevExporter exporter(source.vm, source.ram.lookup(), {});
+  SevImporter importer(target.vm, target.ram.lookup(), {});
+  must(importer.begin(must(exporter.begin(must(importer.identity())))));
+  std::optional<Error> error;
+  std::thread exports([&] {
+    const auto sent = exporter.export_batch(0, 1, source.gfns());
+    if (!sent) error = sent.error();
+  });
+  std::thread converts([&] {
+    for (std::uint64_t i = 0; i < 1000; ++i) {
+      EXPECT_EQ(exporter.may_convert({Gfn{i % kMany}, 1}, PageClass::kShared),
+                ConvertVerdict::kNow);
+    }
+  });
+  while (source_host.commands_issued(MailboxCommand::kSendUpdateData) < 2) {
+    std::this_thread::yield();
+  }
+  must(exporter.cancel(std::nullopt));
+  EXPECT_EQ(source.state(), GuestState::kRunning);
+  exports.join();
+  converts.join();
+  ASSERT_TRUE(error.has_value());
+  EXPECT_EQ(error->cls, ErrorClass::kCancelled);
+  EXPECT_LT(source_host.commands_issued(MailboxCommand::kSendUpdateData), kMany);
 }
 
 TEST(SevMigration, AfterReleaseNothingBringsTheGuestBack) {
   Pair pair;
   pair.begin();
+  const auto early = pair.exporter.release();  // nothing was sealed: no SEND_FINISH
+  ASSERT_FALSE(early.has_value());
+  EXPECT_EQ(pair.source_host.commands_issued(MailboxCommand::kSendFinish), 0u);
+  (void)must(pair.exporter.seal());
   must(pair.exporter.release());
   must(pair.exporter.release());
   const auto cancelled = pair.exporter.cancel(std::nullopt);
@@ -161,17 +207,6 @@ TEST(SevMigration, DomainGoesToHostsOfTheSameOwner) {
   SevExporter exporter(source.vm, source.ram.lookup(), {});
   SevImporter importer(target.vm, target.ram.lookup(), {});
   must(importer.begin(must(exporter.begin(must(importer.identity())))));
-}
-
-// Runs a whole migration of `pair`'s pages; stops at the first error, as a session would.
-Result<void> migrate(SevExporter& exporter, SevImporter& importer, const std::vector<Gfn>& gfns) {
-  SEALIFT_TRY(const Bytes identity, importer.identity());
-  SEALIFT_TRY(const Bytes start, exporter.begin(identity));
-  SEALIFT_CHECK(importer.begin(start));
-  SEALIFT_TRY(const ExportResult sent, exporter.export_batch(0, 0, gfns));
-  SEALIFT_CHECK(importer.import_batch(sent.batch));
-  SEALIFT_TRY(const Bytes token, exporter.seal());
-  return importer.seal(token);
 }
 
 // Returns false when nothing was left to fail.

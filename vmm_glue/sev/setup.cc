@@ -1,8 +1,15 @@
 #include "vmm_glue/sev/setup.h"
 
 #include <fmt/format.h>
+#include <linux/capability.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <limits>
+#include <string>
 
 namespace sealift::sev {
 namespace {
@@ -32,7 +39,39 @@ Result<void> encrypt_range(const SevVm& vm, MutableBytes range) {
   return {};
 }
 
+// Of this thread, as the kernel asks when it pins memory; one in a user namespace of our own would
+// not count there, and then the kernel's ENOMEM says so.
+bool may_lock_any_memory() {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {};
+  if (::syscall(SYS_capget, &header, sets) != 0) return false;
+  return (sets[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK)) != 0;
+}
+
+// Words for ENOMEM, which KVM gives for a limit and for a want of memory alike.
+std::string memlock_advice(std::span<const MutableBytes> ram) {
+  const std::uint64_t limit = memlock_limit_bytes();
+  if (limit == std::numeric_limits<std::uint64_t>::max()) {
+    return " RLIMIT_MEMLOCK does not bind this process: the host has no such memory to pin.";
+  }
+  std::uint64_t wanted = kPageBytes;  // while a page is exported or imported
+  for (const MutableBytes& range : ram) wanted += range.size();
+  return fmt::format(
+      " KVM pins all RAM of the guest: RLIMIT_MEMLOCK is {} bytes, this guest needs {}. Raise it "
+      "(ulimit -l, LimitMEMLOCK= of the service) or grant CAP_IPC_LOCK.",
+      limit, wanted);
+}
+
 }  // namespace
+
+std::uint64_t memlock_limit_bytes() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+      may_lock_any_memory()) {
+    return std::numeric_limits<std::uint64_t>::max();
+  }
+  return limit.rlim_cur;
+}
 
 Result<SevPlatform> platform_status(const SevVm& vm) {
   SevPlatformStatus status;
@@ -42,7 +81,18 @@ Result<SevPlatform> platform_status(const SevVm& vm) {
       .api_major = status.api_major, .api_minor = status.api_minor, .build = status.build};
 }
 
-Result<void> sev_init(const SevVm& vm) { return run(vm, KvmCommand::kInit, nullptr); }
+Result<void> sev_init(const SevVm& vm, std::uint32_t policy) {
+  return run(vm, (policy & kPolicyEs) != 0 ? KvmCommand::kEsInit : KvmCommand::kInit, nullptr);
+}
+
+Result<bool> kernel_moves_vmsa(const SevVm& vm) {
+  constexpr auto kCommand = KvmCommand::kSendUpdateVmsa;
+  const CommandResult outcome = issue(vm, kCommand, nullptr);
+  if (outcome.result == -EINVAL) return false;
+  if (outcome.result == -EFAULT) return true;
+  SEALIFT_CHECK(check(outcome, name_of(kCommand), " (without data)"));
+  return fail(ErrorClass::kLocalFault, "{} accepted a call without data.", name_of(kCommand));
+}
 
 Result<void> register_memory(const SevVm& vm, std::span<const MutableBytes> ram) {
   for (const MutableBytes& range : ram) {
@@ -50,21 +100,24 @@ Result<void> register_memory(const SevVm& vm, std::span<const MutableBytes> ram)
     const int result = vm.host.ioctl(vm.vm_fd, kKvmMemoryEncryptRegRegion, &region);
     if (result < 0) {
       return fail(ErrorClass::kLocalFault,
-                  "KVM_MEMORY_ENCRYPT_REG_REGION of {} bytes at {:#x} failed: {}.", region.size,
-                  region.addr, errno_text(-result));
+                  "KVM_MEMORY_ENCRYPT_REG_REGION of {} bytes at {:#x} failed: {}.{}", region.size,
+                  region.addr, errno_text(-result),
+                  result == -ENOMEM ? memlock_advice(ram) : std::string());
     }
   }
   return {};
 }
 
 Result<Launched> launch(const SevVm& vm, std::uint32_t policy, std::span<const MutableBytes> ram,
-                        std::span<const MutableBytes> encrypted) {
-  SEALIFT_CHECK(sev_init(vm));
+                        std::span<const MutableBytes> encrypted, const CreateVcpus& create_vcpus) {
+  SEALIFT_CHECK(sev_init(vm, policy));
+  if (create_vcpus) SEALIFT_CHECK(create_vcpus());
   SEALIFT_CHECK(register_memory(vm, ram));
   KvmSevStart start;
   start.policy = policy;
   SEALIFT_CHECK(run(vm, KvmCommand::kLaunchStart, &start));
   for (const MutableBytes& range : encrypted) SEALIFT_CHECK(encrypt_range(vm, range));
+  if ((policy & kPolicyEs) != 0) SEALIFT_CHECK(run(vm, KvmCommand::kLaunchUpdateVmsa, nullptr));
 
   Launched out;
   out.handle = start.handle;
@@ -76,8 +129,9 @@ Result<Launched> launch(const SevVm& vm, std::uint32_t policy, std::span<const M
   return out;
 }
 
-Result<void> prepare_receive(const SevVm& vm, std::span<const MutableBytes> ram) {
-  SEALIFT_CHECK(sev_init(vm));
+Result<void> prepare_receive(const SevVm& vm, std::span<const MutableBytes> ram,
+                             std::uint32_t policy) {
+  SEALIFT_CHECK(sev_init(vm, policy));
   return register_memory(vm, ram);
 }
 

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "vmm_glue/host_copy.h"
 #include "vmm_glue/model/sev/soft_sev_host.h"
 #include "vmm_glue/sev/exporter.h"
 #include "vmm_glue/sev/importer.h"
@@ -125,6 +126,35 @@ struct TestGuest {
   Bytes plain;  // what the guest saw at launch
   Launched launched;
 };
+
+// RECEIVE_START of a blob as it stands, without a driver around it.
+inline void receive_start(const SevVm& vm, const StartBlob& blob) {
+  KvmSevStart receive;
+  receive.policy = blob.policy;
+  receive.pdh_uaddr = reinterpret_cast<std::uint64_t>(blob.pdh.data());
+  receive.pdh_len = static_cast<std::uint32_t>(blob.pdh.size());
+  receive.session_uaddr = reinterpret_cast<std::uint64_t>(blob.session.data());
+  receive.session_len = static_cast<std::uint32_t>(blob.session.size());
+  must(check(issue(vm, KvmCommand::kReceiveStart, &receive), "RECEIVE_START"));
+}
+
+// A whole migration of `gfns` in one epoch; stops at the first error, as a session would.
+inline Result<void> migrate(SevExporter& exporter, SevImporter& importer,
+                            const std::vector<Gfn>& gfns) {
+  SEALIFT_TRY(const Bytes identity, importer.identity());
+  SEALIFT_TRY(const Bytes start, exporter.begin(identity));
+  SEALIFT_CHECK(importer.begin(start));
+  SEALIFT_CHECK(exporter.guest_paused());
+  SEALIFT_TRY(const ExportResult sent, exporter.export_batch(0, 1, gfns));
+  if (!sent.batch.gfns.empty()) SEALIFT_CHECK(importer.import_batch(sent.batch));
+  SEALIFT_TRY(const Bytes mark, exporter.end_epoch(1));
+  SEALIFT_CHECK(importer.end_epoch(1, mark));
+  SEALIFT_TRY(std::vector<StateBlob> state, exporter.save_state());
+  SEALIFT_CHECK(importer.load_state(std::move(state)));
+  SEALIFT_TRY(const Bytes seal, exporter.seal());
+  SEALIFT_CHECK(importer.seal(seal));
+  return importer.commit();
+}
 
 // The nth ioctl fails with `error`: before it runs, or after, as when the kernel's copy-out faults.
 class FaultyIoctl final : public HostIoctl {

@@ -91,7 +91,8 @@ KvmVm::KvmVm(Parts parts, KvmSystem system, KvmHandle vm)
     : Vm(std::move(parts)),
       system_(std::move(system)),
       vm_(std::move(vm)),
-      map_converter_(map_, dirty_),
+      map_converter_(map_, dirty_,
+                     [this](GfnRange range, PageClass wish) { return ask_gate(range, wish); }),
       shared_bytes_(memory_, layout_, map_, dirty_) {}
 
 // Everything that must be there before the first vCPU.

@@ -70,7 +70,7 @@ guest::i64 ModelMachine::map_gpa_range(guest::u64 gpa, guest::u64 pages, bool en
   run.exit.hypercall.args[2] =
       guest::page_state_argument(static_cast<guest::u64>(board_.form), encrypted);
   run.exit.hypercall.ret = ~0ULL;  // what a kernel before 6.14 may leave there
-  MapConverter converter(board_.map, board_.dirty);
+  MapConverter converter(board_.map, board_.dirty, board_.gate);
   (void)handle_hypercall(run, {.form = board_.form}, board_.layout, converter);
   board_.hypercalls.fetch_add(1, std::memory_order_relaxed);
   return static_cast<guest::i64>(run.exit.hypercall.ret);

@@ -22,6 +22,7 @@
 
 #include "engine/dirty_set.h"
 #include "engine/page_map.h"
+#include "vmm_glue/exits/converter.h"
 #include "vmm_glue/exits/hypercall.h"
 #include "vmm_glue/exits/msr.h"
 #include "vmm_glue/guest/workload.h"
@@ -44,6 +45,7 @@ class ModelMachine {
     HypercallForm form;
     std::atomic<std::uint64_t>& hypercalls;
     MigrationReadiness& readiness;
+    ConvertGate gate;
   };
   explicit ModelMachine(const Board& board) : board_(board) {}
 

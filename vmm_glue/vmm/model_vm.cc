@@ -24,8 +24,16 @@ Result<std::unique_ptr<ModelVm>> ModelVm::make(const VmConfig& config,
 
 ModelVm::ModelVm(Parts parts) : Vm(std::move(parts)), log_(layout_.span_pages()) {
   const ModelMachine::Board board{
-      memory_,     layout_,   map_, dirty_, log_, private_memory_, advertised_form(config_),
-      hypercalls_, readiness_};
+      memory_,
+      layout_,
+      map_,
+      dirty_,
+      log_,
+      private_memory_,
+      advertised_form(config_),
+      hypercalls_,
+      readiness_,
+      [this](GfnRange range, PageClass wish) { return ask_gate(range, wish); }};
   for (std::uint32_t i = 0; i < config_.vcpus; ++i) {
     vcpus_.push_back(std::make_unique<ModelMachine>(board));
   }

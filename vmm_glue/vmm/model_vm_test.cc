@@ -121,6 +121,27 @@ TEST(ModelVm, AGuestWhosePlatformForbidsItDoesNotRun) {
   EXPECT_EQ(machine->status().steps, steps);
 }
 
+TEST(ModelVm, TheGateIsAskedBeforeEachConversionAndCanPutItOff) {
+  Machine machine = make_machine(small(Workload::kFlipstorm));
+  std::uint64_t asked = 0;
+  bool later = false;
+  machine->set_convert_gate([&](GfnRange range, PageClass wish) {
+    EXPECT_NE(machine->page_map().class_of(range.first), wish);  // before, not after
+    ++asked;
+    return later ? ConvertVerdict::kLater : ConvertVerdict::kNow;
+  });
+  SEALIFT_EXPECT_OK(machine->boot());
+  SEALIFT_EXPECT_OK(model(machine).run_steps(0, 3000));
+  EXPECT_EQ(asked, machine->status().hypercalls);
+  EXPECT_GT(asked, 100u);
+  const auto shared = machine->page_map().shared_ranges();
+  later = true;
+  asked = 0;
+  SEALIFT_EXPECT_OK(model(machine).run_steps(0, 500));
+  EXPECT_GT(asked, 0u);
+  EXPECT_EQ(machine->page_map().shared_ranges(), shared);
+}
+
 // What a guest never touches stays as the host gave it.
 TEST(ModelVm, AGuestTouchesOnlyItsPopulatedShare) {
   VmConfig config = small(Workload::kRandom);

@@ -13,6 +13,7 @@
 #include "engine/assert.h"
 #include "engine/limits.h"
 #include "vmm_glue/host_copy.h"
+#include "vmm_glue/sev/populated.h"
 #include "vmm_glue/vmm/kvm_vm.h"
 #include "vmm_glue/vmm/model_vm.h"
 
@@ -200,6 +201,10 @@ Result<bool> Vm::read_guest_view(Gfn gfn, std::span<std::byte, kPageBytes> out) 
   const bool is_private = map_.class_of(gfn) == PageClass::kPrivate;
   if (is_private && !can_read_private()) return false;
   if (is_private && private_memory_ != nullptr) {
+    if (sev::never_written(memory_.at(gfn))) {
+      std::fill(out.begin(), out.end(), std::byte{0});
+      return true;
+    }
     private_memory_->load(memory_.at(gfn), out);
   } else {
     copy_from_guest(memory_.at(gfn), out);

@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "engine/guest_port.h"
+#include "vmm_glue/exits/converter.h"
 #include "vmm_glue/exits/msr.h"
 #include "vmm_glue/guest/guest_plan.h"
 #include "vmm_glue/inguest/helper_vcpu.h"
@@ -65,6 +66,8 @@ class Vm : public GuestPort, protected VcpuRunner {
   const VmConfig& config() const { return config_; }
   const GuestPlan& plan() const { return plan_; }
 
+  // Asked before the guest's conversions (exits/converter.h). REQUIRES: before the guest runs.
+  void set_convert_gate(ConvertGate gate) { convert_gate_ = std::move(gate); }
   // Loads image and mailbox and sets the vCPUs up; resume() then starts the guest.
   Result<void> boot();
   VmStatus status() const;
@@ -74,7 +77,9 @@ class Vm : public GuestPort, protected VcpuRunner {
   // Asks every vCPU to check everything it owns. REQUIRES nothing; refused unless a checker runs.
   Result<SelfCheck> self_check(std::chrono::milliseconds timeout);
 
-  // What the guest itself reads in a page, by the page map's class. False: only the guest can.
+  // What the guest itself reads in a page, by the page map's class; zeros for a private page that
+  // was never written, where it reads noise that differs from host to host. False: only the guest
+  // can.
   // REQUIRES: gfn in layout().
   Result<bool> read_guest_view(Gfn gfn, std::span<std::byte, kPageBytes> out) const;
   // Whether anybody but the guest can read its private pages.
@@ -110,6 +115,11 @@ class Vm : public GuestPort, protected VcpuRunner {
                                   GuestMemory::Populate populate);
   explicit Vm(Parts parts);
 
+  // Of every conversion that the guest asks for.
+  ConvertVerdict ask_gate(GfnRange range, PageClass wish) const {
+    return convert_gate_ ? convert_gate_(range, wish) : ConvertVerdict::kNow;
+  }
+
   virtual Result<void> set_initial_vcpus() = 0;
   virtual Result<std::vector<StateBlob>> save_vcpus() = 0;
   virtual Result<void> load_vcpus(std::vector<StateBlob> state) = 0;
@@ -129,6 +139,7 @@ class Vm : public GuestPort, protected VcpuRunner {
   PageMap map_;
   DirtySet dirty_;
   MigrationReadiness readiness_;
+  ConvertGate convert_gate_;
   RunControl control_;  // the destructors of derived classes shut it down: its threads call them
 
  private:

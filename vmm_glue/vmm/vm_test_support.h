@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "vmm_glue/host_copy.h"
+#include "vmm_glue/sev/populated.h"
 #include "vmm_glue/vmm/kvm_vm.h"
 #include "vmm_glue/vmm/model_vm.h"
 
@@ -184,6 +185,8 @@ class HandMigration {
         SEALIFT_EXPECT_OK(to_->apply_conversion(GfnRange{gfn, 1}, cls));
       }
       if (cls == PageClass::kPrivate && from_.secret) {
+        // As the driver: what was never written is not sent.
+        if (sev::never_written(from_->host_address(gfn))) continue;
         from_.secret->load(from_->host_address(gfn), view);
         to_.secret->store(to_->host_address(gfn), view);
       } else {

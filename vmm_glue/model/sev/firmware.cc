@@ -1,79 +1,23 @@
 #include "vmm_glue/model/sev/firmware.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "vmm_glue/model/sev/firmware_internal.h"
 
 namespace sealift::sev {
 namespace {
 
-constexpr std::uint8_t in(PlatformState state) {
-  return static_cast<std::uint8_t>(1u << static_cast<unsigned>(state));
-}
-constexpr std::uint8_t in(GuestState state) {
-  return static_cast<std::uint8_t>(1u << static_cast<unsigned>(state));
-}
-constexpr std::uint8_t kEvery = 0xff;
-
 bool is_set(std::uint8_t mask, unsigned state) { return (unsigned{mask} >> state & 1u) != 0; }
 
 }  // namespace
-
-// State tables of AMD sev-tool. Reserved offsets follow mailbox.h.
-const Firmware::Command* Firmware::find_command(MailboxCommand id) {
-  using enum MailboxCommand;
-  using C = Command;
-  using F = Firmware;
-  using Handle = MailboxHandle;
-  constexpr auto kStarted = in(PlatformState::kInit) | in(PlatformState::kWorking);
-  constexpr auto kUp = static_cast<std::uint8_t>(kStarted);
-  constexpr auto kDown = in(PlatformState::kUninit);
-  constexpr auto kNotSent = static_cast<std::uint8_t>(kEvery & ~in(GuestState::kSent));
-  constexpr auto kLaunch = in(GuestState::kLaunchUpdate);
-  constexpr auto kSecret = in(GuestState::kLaunchSecret);
-  constexpr auto kRunning = in(GuestState::kRunning);
-  constexpr auto kSending = in(GuestState::kSendUpdate);
-  constexpr auto kReceiving = in(GuestState::kReceiveUpdate);
-  static const std::array kCommands = {
-      C::platform<MailboxInit>(kInit, kDown, &F::init, {4}),
-      C::platform<MailboxPlatformStatus>(kPlatformStatus, kEvery, &F::platform_status),
-      C::platform<MailboxPdhCertExport>(kPdhCertExport, kUp, &F::pdh_cert_export, {12}),
-      C::platform<MailboxStart>(kLaunchStart, kUp, &F::launch_start, {20}),
-      C::platform<MailboxStart>(kReceiveStart, kUp, &F::receive_start, {20}),
-
-      C::guest<Handle>(kDecommission, kEvery, &F::decommission),
-      C::guest<MailboxActivate>(kActivate, kNotSent, &F::activate),
-      C::guest<Handle>(kDeactivate, kEvery, &F::deactivate),
-      C::guest<MailboxGuestStatus>(kGuestStatus, kEvery, &F::guest_status),
-
-      C::guest<MailboxLaunchUpdate>(kLaunchUpdateData, kLaunch, &F::launch_update_data, {4})
-          .with_asid(),
-      C::guest<MailboxLaunchMeasure>(kLaunchMeasure, kLaunch, &F::launch_measure, {4}),
-      C::guest<Handle>(kLaunchFinish, kSecret, &F::launch_finish),
-
-      C::guest<MailboxSendStart>(kSendStart, kRunning, &F::send_start, {20, 36, 52})
-          .forbidden_by(kPolicyNoSend),
-      C::guest<MailboxUpdate>(kSendUpdateData, kSending, &F::send_update_data, {4, 20, 36})
-          .with_asid(),
-      C::guest<Handle>(kSendFinish, kSending, &F::send_finish),
-      C::guest<Handle>(kSendCancel, kSending, &F::send_cancel),
-
-      C::guest<MailboxUpdate>(kReceiveUpdateData, kReceiving, &F::receive_update_data, {4, 20, 36})
-          .with_asid(),
-      C::guest<Handle>(kReceiveFinish, kReceiving, &F::receive_finish).with_asid(),
-  };
-  const auto found = std::find_if(kCommands.begin(), kCommands.end(),
-                                  [&](const Command& command) { return command.id == id; });
-  return found == kCommands.end() ? nullptr : &*found;
-}
 
 Firmware::Firmware(const FirmwareConfig& config, RandomSource& random, MemoryController& memory)
     : config_(config),
       random_(random),
       memory_(memory),
       identity_(random, config.version, config.owner_key),
-      scratch_(kPacketBytesMax) {}
+      asids_(std::size_t{config.asids} + 1),
+      scratch_(std::max(config.packet_bytes_max, kVmsaBytes)) {}
 
 const GuestContext* Firmware::find(std::uint32_t handle) const {
   const auto found = guests_.find(handle);
@@ -82,38 +26,66 @@ const GuestContext* Firmware::find(std::uint32_t handle) const {
 
 Status Firmware::command(MailboxCommand id, MutableBytes buffer) {
   const Command* command = find_command(id);
-  if (command == nullptr) return Status::kInvalidCommand;
+  const bool absent = id == MailboxCommand::kSendCancel && !config_.has_send_cancel;
+  if (command == nullptr || absent) return Status::kInvalidCommand;
   SEALIFT_ASSERT(buffer.size() == command->bytes);
-  Call call{.buffer = buffer};
-  if (const Status status = admit(*command, call); status != Status::kSuccess) return status;
-  return (this->*command->run)(call);
+  Call call(id, buffer);
+  Status status = admit(*command, call);
+  if (status == Status::kSuccess && command->check != nullptr) {
+    status = (this->*command->check)(call);
+  }
+  if (status == Status::kSuccess) (this->*command->run)(call);
+  return status;
 }
 
-// Steps 1 to 7 of the order of checks (firmware.h); the handler does the rest.
-Status Firmware::admit(const Command& command, Call& call) {
+Status Firmware::admit(const Command& command, Call& call) const {
   if (!is_set(command.platform_states, static_cast<unsigned>(state_))) {
     return Status::kInvalidPlatformState;
   }
-  const auto word = [&](std::size_t at) {
-    std::uint32_t out = 0;
-    std::memcpy(&out, call.buffer.data() + at, sizeof(out));
-    return out;
-  };
   for (const std::uint8_t at : command.reserved) {
-    if (at != 0 && word(at) != 0) return Status::kInvalidParam;
+    std::uint32_t word = 0;
+    if (at != 0) std::memcpy(&word, call.buffer.data() + at, sizeof(word));
+    if (word != 0) return Status::kInvalidParam;
   }
-  if (!command.has_guest) return Status::kSuccess;
-  const auto found = guests_.find(word(0));
-  if (found == guests_.end()) return Status::kInvalidGuest;
-  call.guest = &found->second;
+  switch (command.subject) {
+    case Command::Subject::kPlatform:
+      return Status::kSuccess;
+    case Command::Subject::kGuest:
+      return admit_guest(command, call);
+    case Command::Subject::kNewGuest:
+      return admit_new_guest(call);
+  }
+  return Status::kInvalidCommand;
+}
+
+Status Firmware::admit_guest(const Command& command, Call& call) const {
+  MailboxHandle handle;  // every such buffer starts with it
+  std::memcpy(&handle, call.buffer.data(), sizeof(handle));
+  call.guest = find(handle.handle);
+  if (call.guest == nullptr) return Status::kInvalidGuest;
   const GuestContext& guest = *call.guest;
   if (!is_set(command.guest_states, static_cast<unsigned>(guest.state))) {
     return Status::kInvalidGuestState;
   }
+  const Status lack = command.fits != nullptr ? (this->*command.fits)(guest) : Status::kSuccess;
+  if (lack != Status::kSuccess) return lack;
   if ((guest.policy & command.forbidding_policy) != 0) return Status::kPolicyFailure;
   if (command.needs_asid && guest.asid == 0) return Status::kInactive;
   return Status::kSuccess;
 }
+
+// A handle in the start command asks to share that guest's memory key.
+Status Firmware::admit_new_guest(Call& call) const {
+  const auto start = call.get<MailboxStart>();
+  const GuestContext* other = find(start.handle);
+  if (start.handle != 0 && other == nullptr) return Status::kInvalidGuest;
+  if ((start.policy & kPolicyEs) != 0 && !es_) return Status::kUnsupported;
+  if (other == nullptr) return Status::kSuccess;
+  const bool forbidden = ((start.policy | other->policy) & kPolicyNoKeySharing) != 0;
+  return forbidden ? Status::kPolicyFailure : Status::kSuccess;
+}
+
+GuestContext& Firmware::guest_of(const Call& call) { return guests_.at(call.guest->handle); }
 
 Block Firmware::random_block() {
   Block out{};
@@ -121,82 +93,25 @@ Block Firmware::random_block() {
   return out;
 }
 
-Status Firmware::init(Call& call) {
-  constexpr std::uint32_t kFlagEs = 1;
-  if ((call.get<MailboxInit>().flags & kFlagEs) != 0) return Status::kUnsupported;
-  state_ = PlatformState::kInit;
-  return Status::kSuccess;
-}
-
-Status Firmware::platform_status(Call& call) {
-  auto out = call.get<MailboxPlatformStatus>();
-  out.api_major = config_.version.api_major;
-  out.api_minor = config_.version.api_minor;
-  out.build = config_.version.build;
-  out.state = static_cast<std::uint8_t>(state_);
-  out.flags = 0;
-  out.config = 0;
-  out.guest_count = static_cast<std::uint32_t>(guests_.size());
-  call.put(out);
-  return Status::kSuccess;
-}
-
-Status Firmware::pdh_cert_export(Call& call) {
-  auto request = call.get<MailboxPdhCertExport>();
-  if (request.pdh_len < kCertificateBytes || request.chain_len < kChainBytes) {
-    request.pdh_len = kCertificateBytes;
-    request.chain_len = kChainBytes;
-    call.put(request);
-    return Status::kInvalidLength;
+Status check_buffers(std::initializer_list<ByteView> buffers) {
+  const auto first = [](ByteView buffer) { return reinterpret_cast<std::uint64_t>(buffer.data()); };
+  for (const ByteView& buffer : buffers) {
+    const std::uint64_t end = first(buffer) + buffer.size();
+    if (first(buffer) == 0 || end < first(buffer)) return Status::kInvalidAddress;
+    for (const ByteView& other : buffers) {
+      const bool apart = end <= first(other) || first(other) + other.size() <= first(buffer);
+      if (&other != &buffer && !apart) return Status::kInvalidAddress;
+    }
   }
-  if (request.pdh_address == 0 || request.chain_address == 0) return Status::kInvalidAddress;
-  const auto write = [](const SevCertificate& certificate, std::uint64_t address) {
-    const CertificateBytes bytes = certificate.encode();
-    std::copy(bytes.begin(), bytes.end(), kernel_memory(address, kCertificateBytes).begin());
+  return Status::kSuccess;
+}
+
+Status status_of(std::initializer_list<SignatureVerdict> verdicts) {
+  const auto any = [&](SignatureVerdict verdict) {
+    return std::find(verdicts.begin(), verdicts.end(), verdict) != verdicts.end();
   };
-  write(identity_.pdh(), request.pdh_address);
-  write(identity_.pek(), request.chain_address);
-  write(identity_.oca(), request.chain_address + kCertificateBytes);
-  write(identity_.cek(), request.chain_address + 2 * kCertificateBytes);
-  request.pdh_len = kCertificateBytes;
-  request.chain_len = kChainBytes;
-  call.put(request);
-  return Status::kSuccess;
-}
-
-Status Firmware::activate(Call& call) {
-  const auto request = call.get<MailboxActivate>();
-  if (request.asid == 0 || request.asid > config_.asids) return Status::kInvalidAsid;
-  if (call.guest->asid != 0) return Status::kActive;
-  for (const auto& [handle, guest] : guests_) {
-    if (guest.asid == request.asid) return Status::kAsidOwned;
-  }
-  call.guest->asid = request.asid;
-  memory_.load_key(request.asid, call.guest->memory);
-  return Status::kSuccess;
-}
-
-Status Firmware::deactivate(Call& call) {
-  if (call.guest->asid == 0) return Status::kInactive;
-  memory_.drop_key(call.guest->asid);
-  call.guest->asid = 0;
-  return Status::kSuccess;
-}
-
-Status Firmware::decommission(Call& call) {
-  if (call.guest->asid != 0) return Status::kActive;
-  guests_.erase(call.guest->handle);
-  if (guests_.empty()) state_ = PlatformState::kInit;
-  return Status::kSuccess;
-}
-
-Status Firmware::guest_status(Call& call) {
-  auto out = call.get<MailboxGuestStatus>();
-  out.policy = call.guest->policy;
-  out.asid = call.guest->asid;
-  out.state = static_cast<std::uint8_t>(call.guest->state);
-  call.put(out);
-  return Status::kSuccess;
+  if (any(SignatureVerdict::kBadForm)) return Status::kInvalidCertificate;
+  return any(SignatureVerdict::kBadSignature) ? Status::kBadSignature : Status::kSuccess;
 }
 
 }  // namespace sealift::sev

@@ -1,124 +1,143 @@
-// The modelled firmware at its mailbox, where KVM never goes: reserved fields, handles, ASIDs.
-
-#include "vmm_glue/model/sev/firmware.h"
-
+// New guests: who may come, who shares a key, how many fit.
 #include <gtest/gtest.h>
+
+#include "vmm_glue/model/sev/firmware_test_support.h"
 
 namespace sealift::sev {
 namespace {
 
+using enum MailboxCommand;
+
 class SevFirmware : public testing::Test {
  protected:
-  SevFirmware() : memory(random, 3), firmware({.asids = 3, .guests_max = 2}, random, memory) {}
-
-  template <class T>
-  Status run(MailboxCommand id, T& buffer) {
-    return firmware.command(id, std::as_writable_bytes(std::span(&buffer, 1)));
-  }
-  void init() {
-    MailboxInit buffer;
-    ASSERT_EQ(run(MailboxCommand::kInit, buffer), Status::kSuccess);
-  }
+  SevFirmware() { bench.init(); }
   Status launch(std::uint32_t policy, std::uint32_t shares_with, std::uint32_t& handle) {
     MailboxStart start{.handle = shares_with, .policy = policy};
-    const Status status = run(MailboxCommand::kLaunchStart, start);
+    const Status status = bench.run(kLaunchStart, start);
     handle = start.handle;
     return status;
   }
-  Status with_handle(MailboxCommand id, std::uint32_t handle) {
-    MailboxHandle buffer{.handle = handle};
-    return run(id, buffer);
-  }
-  Status activate(std::uint32_t handle, std::uint32_t asid) {
-    MailboxActivate buffer{.handle = handle, .asid = asid};
-    return run(MailboxCommand::kActivate, buffer);
-  }
-
-  SystemRandom random;
-  MemoryController memory;
-  Firmware firmware;
+  FirmwareBench bench{{.guests_max = 2}};
 };
 
-TEST_F(SevFirmware, PlatformStatesAndUnknownCommands) {
-  std::uint32_t handle = 0;
-  MailboxPdhCertExport certificates;
-  EXPECT_EQ(run(MailboxCommand::kPdhCertExport, certificates), Status::kInvalidPlatformState);
-  EXPECT_EQ(launch(0, 0, handle), Status::kInvalidPlatformState);
-  EXPECT_EQ(with_handle(MailboxCommand::kSendFinish, 1), Status::kInvalidPlatformState);
-  EXPECT_EQ(with_handle(static_cast<MailboxCommand>(0x99), 1), Status::kInvalidCommand);
-  MailboxPlatformStatus status;
-  EXPECT_EQ(run(MailboxCommand::kPlatformStatus, status), Status::kSuccess);
-  EXPECT_EQ(status.state, 0);
-  init();
-  MailboxInit again;
-  EXPECT_EQ(run(MailboxCommand::kInit, again), Status::kInvalidPlatformState);
-  ASSERT_EQ(launch(0, 0, handle), Status::kSuccess);
-  EXPECT_EQ(firmware.state(), PlatformState::kWorking);
-  EXPECT_EQ(with_handle(MailboxCommand::kDecommission, handle), Status::kSuccess);
-  EXPECT_EQ(firmware.state(), PlatformState::kInit);
-}
-
-TEST_F(SevFirmware, ReservedFieldsComeBeforeTheHandleAndTheHandleBeforeTheState) {
-  init();
-  std::uint32_t handle = 0;
-  ASSERT_EQ(launch(0, 0, handle), Status::kSuccess);
-  for (const std::uint32_t bad : {0u, 1u, 2u}) {
-    MailboxUpdate update{.handle = 77};
-    update.reserved0 = bad == 0 ? 1 : 0;
-    update.reserved1 = bad == 1 ? 1 : 0;
-    update.reserved2 = bad == 2 ? 1 : 0;
-    EXPECT_EQ(run(MailboxCommand::kSendUpdateData, update), Status::kInvalidParam) << bad;
-  }
-  MailboxUpdate update{.handle = 77};
-  EXPECT_EQ(run(MailboxCommand::kSendUpdateData, update), Status::kInvalidGuest);
-  update.handle = handle;
-  EXPECT_EQ(run(MailboxCommand::kSendUpdateData, update), Status::kInvalidGuestState);
-  MailboxLaunchUpdate launch_update{.handle = handle, .address = kCBit, .len = 4096};
-  EXPECT_EQ(run(MailboxCommand::kLaunchUpdateData, launch_update), Status::kInactive);
-  ASSERT_EQ(activate(handle, 1), Status::kSuccess);
-  EXPECT_EQ(run(MailboxCommand::kLaunchUpdateData, launch_update), Status::kInvalidAddress);
-}
-
-TEST_F(SevFirmware, AsidsAndDecommission) {
-  init();
+TEST_F(SevFirmware, OnlySoManyGuestsAndNoHandleTwice) {
   std::uint32_t first = 0;
   std::uint32_t second = 0;
   std::uint32_t third = 0;
   ASSERT_EQ(launch(0, 0, first), Status::kSuccess);
   ASSERT_EQ(launch(0, 0, second), Status::kSuccess);
   EXPECT_EQ(launch(0, 0, third), Status::kResourceLimit);
-  EXPECT_EQ(activate(first, 0), Status::kInvalidAsid);
-  EXPECT_EQ(activate(first, 4), Status::kInvalidAsid);
-  EXPECT_EQ(activate(first, 3), Status::kSuccess);
-  EXPECT_EQ(activate(first, 2), Status::kActive);
-  EXPECT_EQ(activate(second, 3), Status::kAsidOwned);
-  EXPECT_EQ(with_handle(MailboxCommand::kDecommission, first), Status::kActive);
-  EXPECT_EQ(with_handle(MailboxCommand::kDeactivate, first), Status::kSuccess);
-  EXPECT_EQ(with_handle(MailboxCommand::kDeactivate, first), Status::kInactive);
-  EXPECT_EQ(with_handle(MailboxCommand::kDecommission, first), Status::kSuccess);
-  EXPECT_EQ(with_handle(MailboxCommand::kDecommission, first), Status::kInvalidGuest);
+  EXPECT_EQ(bench.run(kReceiveStart, bench.start_with_session(bench.peer, 0)),
+            Status::kResourceLimit);
+  ASSERT_EQ(bench.on(kDecommission, first), Status::kSuccess);
+  EXPECT_EQ(bench.on(kDecommission, first), Status::kInvalidGuest);
   ASSERT_EQ(launch(0, 0, third), Status::kSuccess);
   EXPECT_NE(third, first);  // a stale handle is always found
+  EXPECT_NE(third, second);
 }
 
 TEST_F(SevFirmware, KeySharingNeedsBothPolicies) {
-  init();
-  std::uint32_t open = 0;
-  std::uint32_t other = 0;
-  ASSERT_EQ(launch(0, 0, open), Status::kSuccess);
-  EXPECT_EQ(launch(0, 77, other), Status::kInvalidGuest);
-  EXPECT_EQ(launch(kPolicyNoKeySharing, open, other), Status::kPolicyFailure);
-  ASSERT_EQ(launch(0, open, other), Status::kSuccess);
-  EXPECT_EQ(firmware.find(open)->memory, firmware.find(other)->memory);
+  for (const bool receives : {false, true}) {
+    FirmwareBench platform;
+    platform.init();
+    const std::uint32_t open = platform.guest({});
+    const std::uint32_t closed = platform.guest({.policy = kPolicyNoKeySharing});
+    const auto start = [&](std::uint32_t policy, std::uint32_t with) {
+      MailboxStart request = platform.start_with_session(platform.peer, policy);
+      request.handle = with;
+      const Status status = platform.run(receives ? kReceiveStart : kLaunchStart, request);
+      return std::pair(status, request.handle);
+    };
+    EXPECT_EQ(start(0, 77).first, Status::kInvalidGuest);
+    EXPECT_EQ(start(kPolicyNoKeySharing, open).first, Status::kPolicyFailure);
+    EXPECT_EQ(start(0, closed).first, Status::kPolicyFailure);
+    const auto [status, shared] = start(0, open);
+    ASSERT_EQ(status, Status::kSuccess);
+    EXPECT_EQ(platform.firmware.find(shared)->memory, platform.firmware.find(open)->memory);
+    const auto [other_status, own] = start(0, 0);
+    ASSERT_EQ(other_status, Status::kSuccess);
+    EXPECT_NE(platform.firmware.find(own)->memory, platform.firmware.find(open)->memory);
+  }
 }
 
 TEST_F(SevFirmware, PoliciesThisPlatformRefuses) {
-  init();
+  struct Row {
+    std::uint32_t policy;
+    Status status;
+  };
+  for (const Row& row : {Row{kPolicyEs, Status::kUnsupported},        // not INITed for it
+                         Row{1u << 6, Status::kPolicyFailure},        // reserved
+                         Row{1u << 15, Status::kPolicyFailure},       // reserved
+                         Row{0x38010000, Status::kPolicyFailure},     // API 1.56
+                         Row{0x00020000, Status::kPolicyFailure}}) {  // API 2.0
+    std::uint32_t handle = 0;
+    EXPECT_EQ(launch(row.policy, 0, handle), row.status) << row.policy;
+    EXPECT_EQ(bench.run(kReceiveStart, bench.start_with_session(bench.peer, row.policy)),
+              row.status)
+        << row.policy;
+  }
+  EXPECT_EQ(bench.firmware.state(), PlatformState::kInit);
   std::uint32_t handle = 0;
-  EXPECT_EQ(launch(kPolicyEs, 0, handle), Status::kUnsupported);
-  EXPECT_EQ(launch(1u << 6, 0, handle), Status::kPolicyFailure);   // reserved bit
-  EXPECT_EQ(launch(2u << 16, 0, handle), Status::kPolicyFailure);  // API 2.0
-  EXPECT_EQ(firmware.state(), PlatformState::kInit);
+  EXPECT_EQ(launch(0x37010000, 0, handle), Status::kSuccess);  // its own API, 1.55
+}
+
+// Without a session nobody knows the key that measures: two launches of the same measure apart.
+TEST_F(SevFirmware, ALaunchWithoutAnOwnerCannotBeChecked) {
+  Bytes measures[2];
+  for (Bytes& measure : measures) {
+    const std::uint32_t handle =
+        bench.guest({.state = GuestState::kLaunchUpdate, .bound = false, .has_owner = false});
+    bench.random.script(counting(0));  // the same nonce
+    Bytes buffer = bench.good_buffer(kLaunchMeasure, handle);
+    ASSERT_EQ(bench.run_bytes(kLaunchMeasure, buffer), Status::kSuccess);
+    std::uint64_t address = 0;
+    std::memcpy(&address, buffer.data() + 8, sizeof(address));
+    measure = FirmwareBench::kernel_bytes(address, kMeasurementBytes);
+  }
+  EXPECT_NE(measures[0], measures[1]);
+}
+
+// What is launched is what is measured: one byte, one call more or another order count.
+TEST_F(SevFirmware, TheDigestIsOverAllPlainTextInOrder) {
+  FirmwareBench platform;
+  platform.init();
+  const Bytes a(kPageBytes, std::byte{1});
+  const Bytes b(kPageBytes, std::byte{2});
+  const auto digest_of = [&](std::vector<std::pair<ByteView, std::uint32_t>> calls) {
+    const std::uint32_t handle = platform.guest({.state = GuestState::kLaunchUpdate});
+    std::uint64_t gfn = 0;
+    for (const auto& [bytes, length] : calls) {
+      std::copy(bytes.begin(), bytes.end(), platform.ram.page(gfn).begin());
+      MailboxLaunchUpdate update{.handle = handle, .address = platform.page(gfn), .len = length};
+      EXPECT_EQ(platform.run(kLaunchUpdateData, update), Status::kSuccess);
+      ++gfn;
+    }
+    Bytes buffer = platform.good_buffer(kLaunchMeasure, handle);
+    EXPECT_EQ(platform.run_bytes(kLaunchMeasure, buffer), Status::kSuccess);
+    return *platform.firmware.find(handle)->launch_digest;
+  };
+  const auto sha256 = [](std::vector<ByteView> parts) {
+    Sha256 digest;
+    for (const ByteView part : parts) digest.add(part);
+    return digest.finish();
+  };
+  EXPECT_EQ(digest_of({}), sha256({}));
+  EXPECT_EQ(digest_of({{a, 4096}, {b, 4096}}), sha256({a, b}));
+  EXPECT_EQ(digest_of({{b, 4096}, {a, 4096}}), sha256({b, a}));
+  EXPECT_EQ(digest_of({{a, 16}}), sha256({ByteView(a).first(16)}));
+}
+
+// LAUNCH_UPDATE_DATA is not bound to a packet: all of memory may come in one call.
+TEST_F(SevFirmware, ALongLaunchUpdate) {
+  const Bytes plain(bench.ram.all().begin(), bench.ram.all().end());
+  const std::uint32_t handle = bench.guest({.state = GuestState::kLaunchUpdate});
+  MailboxLaunchUpdate update{
+      .handle = handle, .address = bench.page(0), .len = static_cast<std::uint32_t>(plain.size())};
+  ASSERT_EQ(bench.run(kLaunchUpdateData, update), Status::kSuccess);
+  Bytes seen(plain.size());
+  bench.memory.load(bench.firmware.find(handle)->asid, bench.ram.all().data(), seen);
+  EXPECT_EQ(seen, plain);
+  EXPECT_NE(Bytes(bench.ram.all().begin(), bench.ram.all().end()), plain);
 }
 
 }  // namespace

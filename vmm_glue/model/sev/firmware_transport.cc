@@ -1,189 +1,92 @@
-#include <algorithm>
-#include <optional>
-#include <utility>
-
+// Packets of memory and VMSAs, and the commands that end a phase.
 #include "vmm_glue/model/sev/firmware.h"
 #include "vmm_glue/model/sev/firmware_internal.h"
 
 namespace sealift::sev {
-namespace {
 
-constexpr std::uint32_t kChainPolicies = kPolicyDomain | kPolicySev;
-
-Status status_of(SignatureVerdict verdict) {
-  switch (verdict) {
-    case SignatureVerdict::kGood:
-      return Status::kSuccess;
-    case SignatureVerdict::kBadForm:
-      return Status::kInvalidCertificate;
-    case SignatureVerdict::kBadSignature:
-      return Status::kBadSignature;
-  }
-  return Status::kInvalidCertificate;
+bool Firmware::fits_a_packet(const Call& call, std::uint32_t bytes) const {
+  if (call.is_vmsa()) return bytes == kVmsaBytes;
+  return bytes != 0 && bytes % kBlockBytes == 0 && bytes <= config_.packet_bytes_max;
 }
 
-bool fits_a_packet(std::uint32_t bytes) {
-  return bytes != 0 && bytes % kPacketAlignment == 0 && bytes <= kPacketBytesMax;
+Status Firmware::fits_vmsa(const GuestContext& guest) const {
+  return (guest.policy & kPolicyEs) == 0 ? Status::kUnsupported : Status::kSuccess;
 }
 
-}  // namespace
-
-// A policy without DOMAIN and SEV puts no condition on the receiver: then its PDH's form is enough.
-// DOMAIN wants the receiver's PDH to descend from our own owner's OCA. Whether real firmware
-// compares the OCA's bytes or its key is unknown; the model compares the key.
-Status Firmware::check_receiver(const MailboxSendStart& start, std::uint32_t policy,
-                                std::optional<EcPublicKey>& receiver) const {
-  const auto pdh = SevCertificate::parse(kernel_bytes(start.pdh_address, start.pdh_len));
-  if (!pdh || pdh->usage != KeyUsage::kPdh) return Status::kInvalidCertificate;
-  receiver = EcPublicKey::from_point(pdh->key);
-  if (!receiver) return Status::kInvalidCertificate;
-  if ((policy & kChainPolicies) == 0) return Status::kSuccess;
-  if ((policy & kPolicySev) != 0) return Status::kUnsupported;  // no RSA chain yet
-
-  const ByteView chain = kernel_bytes(start.plat_address, kChainBytes);
-  const auto pek = SevCertificate::parse(chain.first(kCertificateBytes));
-  const auto oca = SevCertificate::parse(chain.subspan(kCertificateBytes, kCertificateBytes));
-  if (!pek || !oca) return Status::kInvalidCertificate;
-  for (const SignatureVerdict verdict :
-       {check_signature(*oca, *oca), check_signature(*pek, *oca), check_signature(*pdh, *pek)}) {
-    if (const Status status = status_of(verdict); status != Status::kSuccess) return status;
-  }
-  const auto api = std::min(std::pair(pek->api_major, pek->api_minor),
-                            std::pair(pdh->api_major, pdh->api_minor));
-  const bool too_old = api < std::pair(policy_api_major(policy), policy_api_minor(policy));
-  const bool stranger = oca->key != identity_.oca().key;
-  return too_old || stranger ? Status::kPolicyFailure : Status::kSuccess;
-}
-
-Status Firmware::send_start(Call& call) {
-  auto start = call.get<MailboxSendStart>();
-  GuestContext& guest = *call.guest;
-  if (start.session_len != kSessionBytes) {
-    start.session_len = kSessionBytes;
-    call.put(start);
-    return Status::kInvalidLength;
-  }
-  const bool wants_chain = (guest.policy & kChainPolicies) != 0;
-  if (start.pdh_len != kCertificateBytes || (wants_chain && start.plat_len != kChainBytes)) {
-    return Status::kInvalidLength;
-  }
-  if (start.pdh_address == 0 || start.session_address == 0 ||
-      (wants_chain && start.plat_address == 0)) {
-    return Status::kInvalidAddress;
-  }
-  std::optional<EcPublicKey> receiver;
-  const Status status = check_receiver(start, guest.policy, receiver);
-  if (status != Status::kSuccess) return status;
-
-  TransportKeys keys{.tek = random_block(), .tik = random_block()};
-  const SessionSeed seed{.nonce = random_block(), .wrap_iv = random_block()};
-  EcNumber secret = identity_.pdh_key().shared_secret(*receiver);
-  const SessionBytes session = make_session(secret, seed, keys, guest.policy);
-  guest.packets = std::make_unique<PacketCipher>(keys);
-  erase_secret(secret);
-  erase_secret(std::as_writable_bytes(std::span(&keys, 1)));
-  std::copy(session.begin(), session.end(),
-            kernel_memory(start.session_address, kSessionBytes).begin());
-  start.policy = guest.policy;
-  call.put(start);
-  guest.state = GuestState::kSendUpdate;
-  return Status::kSuccess;
-}
-
-Status Firmware::send_update_data(Call& call) {
+Status Firmware::check_send_update(Call& call) const {
   auto update = call.get<MailboxUpdate>();
   if (update.hdr_len < kPacketHeaderBytes) {
     update.hdr_len = kPacketHeaderBytes;
-    call.put(update);
+    return call.needs_length(update);
+  }
+  if (!fits_a_packet(call, update.guest_len) || update.trans_len < update.guest_len) {
     return Status::kInvalidLength;
   }
-  if (!fits_a_packet(update.guest_len) || update.trans_len < update.guest_len) {
-    return Status::kInvalidLength;
-  }
-  const std::uint64_t spa = without_c_bit(update.guest_address);
-  const std::byte* host = memory_.host(spa, update.guest_len);
-  if (spa % kPacketAlignment != 0 || host == nullptr || update.hdr_address == 0 ||
-      update.trans_address == 0) {
-    return Status::kInvalidAddress;
-  }
-  GuestContext& guest = *call.guest;
+  const Status status = check_guest_memory(update.guest_address, update.guest_len, call);
+  if (status != Status::kSuccess) return status;
+  return check_buffers({{call.memory, update.guest_len},
+                        kernel_bytes(update.hdr_address, kPacketHeaderBytes),
+                        kernel_bytes(update.trans_address, update.guest_len)});
+}
+
+void Firmware::send_update(Call& call) {
+  auto update = call.get<MailboxUpdate>();
+  PacketCipher& packets = *guest_of(call).packets;
   const MutableBytes plain = std::span(scratch_).first(update.guest_len);
   const MutableBytes out = kernel_memory(update.trans_address, update.guest_len);
-  guest.memory->load(spa, host, plain);
+  call.guest->memory->load(call.spa, call.memory, plain);
   PacketHeader header;
   header.iv = random_block();
-  guest.packets->crypt(header.iv, plain, out);
-  header.mac = guest.packets->mac(PacketContext::kData, header.flags, header.iv, out);
+  packets.crypt(header.iv, plain, out);
+  const auto context = call.is_vmsa() ? config_.vmsa_context : PacketContext::kData;
+  header.mac = packets.mac(context, header.flags, header.iv, out);
   write_packet_header(
       header, kernel_memory(update.hdr_address, kPacketHeaderBytes).first<kPacketHeaderBytes>());
   update.hdr_len = kPacketHeaderBytes;
   update.trans_len = update.guest_len;
   call.put(update);
-  return Status::kSuccess;
 }
 
-Status Firmware::send_finish(Call& call) {
-  call.guest->erase_channel();
-  call.guest->state = GuestState::kSent;
-  return Status::kSuccess;
+void Firmware::send_finish(Call& call) {
+  guest_of(call).erase_channel();
+  guest_of(call).state = GuestState::kSent;
 }
 
-Status Firmware::send_cancel(Call& call) {
-  call.guest->erase_channel();
-  call.guest->state = GuestState::kRunning;
-  return Status::kSuccess;
+void Firmware::to_running(Call& call) {
+  guest_of(call).erase_channel();
+  guest_of(call).state = GuestState::kRunning;
 }
 
-Status Firmware::receive_start(Call& call) {
-  auto start = call.get<MailboxStart>();
-  if ((start.policy & kPolicyEs) != 0) return Status::kUnsupported;
-  TransportKeys keys;
-  Status status = open_session(start, keys);
-  if (status == Status::kSuccess) status = check_new_guest_policy(start.policy);
-  if (status == Status::kSuccess) status = check_shared_key(start.handle, start.policy);
-  if (status == Status::kSuccess && guests_.size() >= config_.guests_max) {
-    status = Status::kResourceLimit;
-  }
-  if (status == Status::kSuccess) {
-    GuestContext& guest = add_guest(start, GuestState::kReceiveUpdate);
-    guest.packets = std::make_unique<PacketCipher>(keys);
-    start.handle = guest.handle;
-    call.put(start);
-  }
-  erase_secret(std::as_writable_bytes(std::span(&keys, 1)));
-  return status;
-}
-
-Status Firmware::receive_update_data(Call& call) {
+Status Firmware::check_packet(Call& call, PacketCipher& cipher, PacketContext context,
+                              ByteView extra) const {
   const auto update = call.get<MailboxUpdate>();
   if (update.hdr_len != kPacketHeaderBytes || update.trans_len != update.guest_len ||
-      !fits_a_packet(update.guest_len)) {
+      !fits_a_packet(call, update.guest_len)) {
     return Status::kInvalidLength;
   }
-  const std::uint64_t spa = without_c_bit(update.guest_address);
-  std::byte* host = memory_.host(spa, update.guest_len);
-  if (spa % kPacketAlignment != 0 || host == nullptr || update.hdr_address == 0 ||
-      update.trans_address == 0) {
-    return Status::kInvalidAddress;
-  }
-  GuestContext& guest = *call.guest;
+  Status status = check_guest_memory(update.guest_address, update.guest_len, call);
+  if (status != Status::kSuccess) return status;
+  const ByteView header = kernel_bytes(update.hdr_address, kPacketHeaderBytes);
   const ByteView data = kernel_bytes(update.trans_address, update.trans_len);
-  const PacketHeader header = parse_packet_header(
-      kernel_bytes(update.hdr_address, kPacketHeaderBytes).first<kPacketHeaderBytes>());
-  if (!guest.packets->authentic(PacketContext::kData, header, data)) {
-    return Status::kBadMeasurement;
-  }
-  if (header.flags != 0) return Status::kUnsupported;  // compression
-  const MutableBytes plain = std::span(scratch_).first(update.guest_len);
-  guest.packets->crypt(header.iv, data, plain);
-  guest.memory->store(spa, host, plain);
-  return Status::kSuccess;
+  status = check_buffers({{call.memory, update.guest_len}, header, data});
+  if (status != Status::kSuccess) return status;
+  call.header = parse_packet_header(header.first<kPacketHeaderBytes>());
+  if (!cipher.authentic(context, call.header, data, extra)) return Status::kBadMeasurement;
+  call.cipher = &cipher;
+  const bool is_compressed = call.header.flags != 0;
+  return is_compressed ? Status::kUnsupported : Status::kSuccess;
 }
 
-Status Firmware::receive_finish(Call& call) {
-  call.guest->erase_channel();
-  call.guest->state = GuestState::kRunning;
-  return Status::kSuccess;
+Status Firmware::check_receive_update(Call& call) const {
+  const auto context = call.is_vmsa() ? config_.vmsa_context : PacketContext::kData;
+  return check_packet(call, *call.guest->packets, context);
+}
+
+void Firmware::store_packet(Call& call) {
+  const auto update = call.get<MailboxUpdate>();
+  const MutableBytes plain = std::span(scratch_).first(update.guest_len);
+  call.cipher->crypt(call.header.iv, kernel_bytes(update.trans_address, update.trans_len), plain);
+  call.guest->memory->store(call.spa, call.memory, plain);
 }
 
 }  // namespace sealift::sev

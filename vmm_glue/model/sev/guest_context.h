@@ -3,9 +3,9 @@
 // Owner: Firmware, by handle. Threads: under the mailbox mutex. Failure: none.
 // Invariants
 //   I1  `packets` exists exactly in SEND_UPDATE and RECEIVE_UPDATE; `launch` exactly in the two
-//   LAUNCH
-//       states. Leaving those states erases the keys (erase_channel()).
+//       LAUNCH states. Leaving those states erases the keys (erase_channel()).
 //   I2  `asid` is 0 or an ASID whose key slot holds `memory`.
+//   I3  `launch_digest` exists once LAUNCH_MEASURE has run here; it does not travel.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,9 @@ namespace sealift::sev {
 
 struct LaunchContext {
   Block tik{};  // of the guest owner's session, or random where there is none
+  std::unique_ptr<PacketCipher> secrets;  // null without a session: nobody can send a secret
   Sha256 digest;
+  Digest measure{};  // once measured
 
   ~LaunchContext() { erase_secret(tik); }
 };
@@ -33,6 +35,7 @@ struct GuestContext {
   std::shared_ptr<const MemoryCipher> memory;
   std::unique_ptr<PacketCipher> packets;
   std::unique_ptr<LaunchContext> launch;
+  std::optional<Digest> launch_digest;
 
   void erase_channel() {
     packets.reset();

@@ -3,7 +3,8 @@
 // Spec: AMD SEV API 55766 as read in Linux 6.1 include/linux/psp-sev.h and AMD sev-tool. Addresses
 // are system physical. In the model the address of a guest page is one of MemoryController (with
 // the C-bit, as KVM passes it), and the address of a kernel buffer is a pointer of this process.
-// Plain values: no ownership, no threads, no failure.
+// The guest's side of DBG_DECRYPT is the source, that of DBG_ENCRYPT the destination; the other
+// side is a kernel buffer. Plain values: no ownership, no threads, no failure.
 #pragma once
 
 #include <cstddef>

@@ -1,23 +1,69 @@
 #include "vmm_glue/model/sev/psp_device.h"
 
-#include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <thread>
 
+#include "engine/assert.h"
+
 namespace sealift::sev {
+namespace {
 
-bool copy_out_bytes(ByteView bytes, std::uint64_t user) {
-  if (user == 0) return false;
-  std::copy(bytes.begin(), bytes.end(), reinterpret_cast<std::byte*>(user));
-  return true;
+using enum MailboxCommand;
+using std::chrono_literals::operator""us;
+
+enum class Packet : std::uint8_t { kNone, kTakenIn, kGivenOut };
+
+Packet packet_of(MailboxCommand id) {
+  if (id == kSendUpdateData || id == kSendUpdateVmsa) return Packet::kGivenOut;
+  if (id == kReceiveUpdateData || id == kReceiveUpdateVmsa) return Packet::kTakenIn;
+  return id == kLaunchSecret ? Packet::kTakenIn : Packet::kNone;
 }
 
-std::uint64_t kernel_address(const Bytes& bytes) {
-  return reinterpret_cast<std::uint64_t>(bytes.data());
+// The kernel's copy of the packet is changed, never the caller's.
+void flip_bit(const Fault& fault, MutableBytes buffer) {
+  MailboxUpdate update;
+  SEALIFT_ASSERT(buffer.size() == sizeof(update));
+  std::memcpy(&update, buffer.data(), sizeof(update));
+  const bool header = fault.kind == Fault::Kind::kFlipHeader;
+  const std::uint64_t address = header ? update.hdr_address : update.trans_address;
+  const std::uint32_t bytes = header ? update.hdr_len : update.trans_len;
+  if (address == 0 || bytes == 0) return;
+  const std::uint64_t bit = fault.bit % (std::uint64_t{bytes} * 8);
+  reinterpret_cast<std::byte*>(address)[bit / 8] ^= std::byte{1} << (bit % 8);
 }
 
-PspDevice::PspDevice(Firmware& firmware, Latency latency, FaultHook fault)
-    : firmware_(firmware), latency_(std::move(latency)), fault_(std::move(fault)) {}
+}  // namespace
+
+LatencyProfile LatencyProfile::asp() {
+  LatencyProfile out;
+  for (const MailboxCommand id :
+       {kPdhCertExport, kActivate, kDeactivate, kDecommission, kGuestStatus, kLaunchStart,
+        kLaunchUpdateData, kLaunchUpdateVmsa, kLaunchMeasure, kLaunchSecret, kLaunchFinish,
+        kAttestation, kSendStart, kSendFinish, kSendCancel, kReceiveStart, kReceiveFinish,
+        kDbgDecrypt, kDbgEncrypt}) {
+    out[id] = 100us;
+  }
+  for (const MailboxCommand id :
+       {kSendUpdateData, kSendUpdateVmsa, kReceiveUpdateData, kReceiveUpdateVmsa}) {
+    out[id] = 2500us;
+  }
+  return out;
+}
+
+std::optional<LatencyProfile> LatencyProfile::parse(std::string_view name) {
+  if (name == "fast") return fast();
+  if (name == "asp") return asp();
+  return std::nullopt;
+}
+
+PspDevice::PspDevice(Firmware& firmware, UserMemory& user, LatencyProfile latency, FaultHook fault,
+                     bool with_es)
+    : firmware_(firmware),
+      user_(user),
+      latency_(std::move(latency)),
+      with_es_(with_es),
+      fault_(std::move(fault)) {}
 
 int PspDevice::not_open() { return -EBADF; }
 
@@ -26,87 +72,67 @@ std::uint64_t PspDevice::issued(MailboxCommand id) const {
   return found == issued_.end() ? 0 : found->second;
 }
 
+int PspDevice::refusal() const {
+  if (health_ == Health::kGone) return -ENODEV;
+  return health_ == Health::kDead ? -EBUSY : 0;
+}
+
+std::uint32_t PspDevice::run_with(const Fault& fault, MailboxCommand id, MutableBytes buffer) {
+  using Kind = Fault::Kind;
+  const Packet packet = packet_of(id);
+  const bool flips = (fault.kind == Kind::kFlipHeader || fault.kind == Kind::kFlipBody);
+  if (fault.kind == Kind::kStatus) return fault.status;
+  if (fault.kind == Kind::kNewPdh) firmware_.command(kPdhGen, {});
+  if (flips && packet == Packet::kTakenIn) flip_bit(fault, buffer);
+  const auto status = static_cast<std::uint32_t>(firmware_.command(id, buffer));
+  if (flips && packet == Packet::kGivenOut && status == 0) flip_bit(fault, buffer);
+  if (fault.kind == Kind::kCopyOut) user_.fail_next_copy_out();
+  return status;
+}
+
 int PspDevice::run_bytes(MailboxCommand id, MutableBytes buffer, std::uint32_t& error) {
+  if (const int refused = refusal(); refused != 0) return refused;
   const std::uint64_t nth = issued_[id]++;
-  if (const auto slow = latency_.find(id); slow != latency_.end()) {
+  const auto slow = latency_.find(id);
+  if (slow != latency_.end()) {
     std::this_thread::sleep_for(slow->second);  // tidy: allow (the hardware's own slowness)
   }
-  const auto forced = fault_ ? fault_(id, nth) : std::nullopt;
-  error = forced ? *forced : static_cast<std::uint32_t>(firmware_.command(id, buffer));
+  const std::optional<Fault> fault = fault_ ? fault_(id, nth) : std::nullopt;
+  if (fault && fault->kind == Fault::Kind::kTimeout) {
+    error = 0;
+    health_ = Health::kDead;
+    return -ETIMEDOUT;
+  }
+  error = fault ? run_with(*fault, id, buffer)
+                : static_cast<std::uint32_t>(firmware_.command(id, buffer));
   return error == 0 ? 0 : -EIO;
 }
 
+int PspDevice::flush(std::uint32_t& error) {
+  firmware_.wbinvd();
+  return run(kDfFlush, error);
+}
+
 int PspDevice::init_platform(std::uint32_t& error) {
-  if (firmware_.state() != PlatformState::kUninit) return 0;
+  if (health_ == Health::kGone) return -ENODEV;
+  if (initialised_) return 0;
+  constexpr std::uint32_t kFlagEs = 1;
+  constexpr std::uint32_t kTmrBytes = 1u << 20;
+  constexpr std::uint64_t kTmrAddress = 1u << 20;  // never touched: an address of the right form
   MailboxInit init;
-  return run(MailboxCommand::kInit, init, error);
-}
-
-int PspDevice::ioctl(unsigned long request, void* arg) {
-  if (request != kSevIssueCmd) return -EINVAL;
-  const auto user = reinterpret_cast<std::uint64_t>(arg);
-  SevIssueCmd cmd;
-  if (!copy_in(user, cmd)) return -EFAULT;
-  int result = 0;
-  switch (static_cast<SevDeviceCommand>(cmd.cmd)) {
-    case SevDeviceCommand::kPlatformStatus:
-      result = platform_status(cmd);
-      break;
-    case SevDeviceCommand::kPdhCertExport:
-      result = pdh_cert_export(cmd);
-      break;
-    default:
-      return -EINVAL;  // the other commands are not modelled yet
+  if (with_es_) init = {.flags = kFlagEs, .tmr_address = kTmrAddress, .tmr_len = kTmrBytes};
+  std::uint32_t status = kNoFirmwareCall;
+  const MailboxInit again = init;
+  int result = run(kInit, init, status);
+  // Lost persistent data: the second INIT starts afresh.
+  if (status == static_cast<std::uint32_t>(Status::kSecureDataInvalid)) {
+    init = again;
+    result = run(kInit, init, status);
   }
-  copy_out(cmd, user);
-  return result;
-}
-
-// The kernel passes its 12-byte buffer through: the user's struct has the mailbox's layout.
-int PspDevice::platform_status(SevIssueCmd& cmd) {
-  static_assert(sizeof(MailboxPlatformStatus) == sizeof(SevPlatformStatus));
-  MailboxPlatformStatus status;
-  std::uint32_t error = 0;
-  const int result = run(MailboxCommand::kPlatformStatus, status, error);
-  cmd.error = error;
+  error = status;
   if (result != 0) return result;
-  return copy_out(status, cmd.data) ? 0 : -EFAULT;
-}
-
-int PspDevice::pdh_cert_export(SevIssueCmd& cmd) {
-  std::uint32_t error = cmd.error;
-  if (const int result = init_platform(error); result != 0) {
-    cmd.error = error;
-    return result;
-  }
-  SevPdhCertExport request;
-  if (!copy_in(cmd.data, request)) return -EFAULT;
-  MailboxPdhCertExport buffer;
-  Bytes pdh;
-  Bytes chain;
-  const bool query = request.pdh_cert_address == 0 || request.pdh_cert_len == 0 ||
-                     request.cert_chain_address == 0 || request.cert_chain_len == 0;
-  if (!query) {
-    if (request.pdh_cert_len > kFirmwareBlobBytesMax ||
-        request.cert_chain_len > kFirmwareBlobBytesMax) {
-      return -EFAULT;
-    }
-    pdh.resize(request.pdh_cert_len);
-    chain.resize(request.cert_chain_len);
-    buffer.pdh_address = kernel_address(pdh);
-    buffer.pdh_len = request.pdh_cert_len;
-    buffer.chain_address = kernel_address(chain);
-    buffer.chain_len = request.cert_chain_len;
-  }
-  const int result = run(MailboxCommand::kPdhCertExport, buffer, error);
-  cmd.error = error;
-  request.pdh_cert_len = buffer.pdh_len;
-  request.cert_chain_len = buffer.chain_len;
-  copy_out(request, cmd.data);
-  if (result != 0) return result;
-  copy_out_bytes(ByteView(pdh).first(buffer.pdh_len), request.pdh_cert_address);
-  copy_out_bytes(ByteView(chain).first(buffer.chain_len), request.cert_chain_address);
-  return 0;
+  initialised_ = true;
+  return flush(error);
 }
 
 }  // namespace sealift::sev

@@ -1,32 +1,37 @@
 // PspDevice: the kernel's driver of the modelled PSP: the mailbox for KVM, /dev/sev for user space.
 //
-// Spec:    Linux 6.1 drivers/crypto/ccp/sev-dev.c. Status other than 0 is EIO with `.error`; the
-//          command buffer is copied back all the same; PDH_CERT_EXPORT initialises the platform
-//          when needed and always copies its lengths back.
-// Owner:   one SoftSevHost. Threads: the host's mailbox mutex is held. Failure: -errno.
+// Spec:    Linux 6.1 drivers/crypto/ccp/sev-dev.c. A status other than 0 is EIO with `error`; no
+//          answer is ETIMEDOUT with `error` 0, and then EBUSY for ever; without a PSP ENODEV. The
+//          command buffer is copied back all the same. The platform is initialised by whoever needs
+//          it first, through /dev/sev only with a writable fd (EPERM); lengths of queries are
+//          copied back.
+// Owner:   one SoftSevHost. Threads: the host's mailbox mutex is held. Failure: -errno; `error` is
+//          written only where the firmware was reached, and on a time-out.
+//
+// MODEL CHOICE
+//   time-out   answers at once: nobody waits psp_cmd_timeout (100 s).
+//   GET_ID2    copies no more than the caller's buffer holds, also when the firmware asks for more.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
-#include <cstring>
 #include <map>
-#include <set>
 #include <span>
 #include <utility>
 
 #include "vmm_glue/abi/sev_abi.h"
 #include "vmm_glue/model/sev/firmware.h"
-#include "vmm_glue/model/sev/soft_sev_host.h"
+#include "vmm_glue/model/sev/psp_device_config.h"
+#include "vmm_glue/model/sev/psp_device_user.h"
 
 namespace sealift::sev {
 
 class PspDevice {
  public:
-  using Latency = std::map<MailboxCommand, std::chrono::nanoseconds>;
+  // `with_es`: the platform is initialised for SEV-ES.
+  PspDevice(Firmware& firmware, UserMemory& user, LatencyProfile latency, FaultHook fault,
+            bool with_es);
 
-  PspDevice(Firmware& firmware, Latency latency, FaultHook fault);
-
-  void open(int fd) { fds_.insert(fd); }
+  void open(int fd, bool writable) { fds_.emplace(fd, writable); }
   void close(int fd) { fds_.erase(fd); }
   bool is_open(int fd) const { return fds_.contains(fd); }
 
@@ -35,6 +40,8 @@ class PspDevice {
   int run(MailboxCommand id, T& buffer, std::uint32_t& error) {
     return run_bytes(id, std::as_writable_bytes(std::span(&buffer, 1)), error);
   }
+  // A command without a buffer.
+  int run(MailboxCommand id, std::uint32_t& error) { return run_bytes(id, {}, error); }
   // On behalf of a user's fd (sev_issue_cmd_external_user): EBADF unless it is an open /dev/sev.
   template <class T>
   int run_for(std::uint32_t sev_fd, MailboxCommand id, T& buffer, std::uint32_t& error) {
@@ -43,40 +50,46 @@ class PspDevice {
   }
   // sev_platform_init: nothing to do when the platform is up.
   int init_platform(std::uint32_t& error);
+  // WBINVD on all CPUs, then DF_FLUSH: what must precede the reuse of an ASID.
+  int flush(std::uint32_t& error);
 
   // SEV_ISSUE_CMD. REQUIRES: the fd is open.
-  int ioctl(unsigned long request, void* arg);
+  int ioctl(int fd, unsigned long request, void* arg);
 
   void set_fault(FaultHook hook) { fault_ = std::move(hook); }
+  // The device goes away: ENODEV from now on.
+  void remove() { health_ = Health::kGone; }
   std::uint64_t issued(MailboxCommand id) const;
 
  private:
+  enum class Health : std::uint8_t { kGood, kDead, kGone };
+  struct Request;
+
   static int not_open();
   int run_bytes(MailboxCommand id, MutableBytes buffer, std::uint32_t& error);
-  int platform_status(SevIssueCmd& cmd);
-  int pdh_cert_export(SevIssueCmd& cmd);
+  int refusal() const;
+  std::uint32_t run_with(const Fault& fault, MailboxCommand id, MutableBytes buffer);
+
+  // psp_device_user.cc
+  int dispatch(Request& request);
+  int factory_reset(Request& request);
+  int platform_status(Request& request);
+  int generate(Request& request, MailboxCommand id);
+  int pek_csr(Request& request);
+  int pdh_cert_export(Request& request);
+  int pek_cert_import(Request& request);
+  int get_id(Request& request);
+  int get_id2(Request& request);
 
   Firmware& firmware_;
-  const Latency latency_;
+  UserMemory& user_;
+  const LatencyProfile latency_;
+  const bool with_es_;
   FaultHook fault_;
+  Health health_ = Health::kGood;
+  bool initialised_ = false;  // the driver's own idea of the platform's state
   std::map<MailboxCommand, std::uint64_t> issued_;
-  std::set<int> fds_;
+  std::map<int, bool> fds_;  // fd -> opened for writing
 };
-
-// copy_from_user and copy_to_user of this model: only a null pointer faults.
-template <class T>
-bool copy_in(std::uint64_t user, T& out) {
-  if (user == 0) return false;
-  std::memcpy(&out, reinterpret_cast<const void*>(user), sizeof(T));
-  return true;
-}
-template <class T>
-bool copy_out(const T& value, std::uint64_t user) {
-  if (user == 0) return false;
-  std::memcpy(reinterpret_cast<void*>(user), &value, sizeof(T));
-  return true;
-}
-bool copy_out_bytes(ByteView bytes, std::uint64_t user);
-std::uint64_t kernel_address(const Bytes& bytes);
 
 }  // namespace sealift::sev

@@ -1,4 +1,5 @@
-#include <algorithm>
+// SEND_START, SEND_UPDATE_DATA, RECEIVE_START and RECEIVE_UPDATE_DATA.
+
 #include <cerrno>
 
 #include "vmm_glue/model/sev/shim.h"
@@ -9,24 +10,36 @@ namespace {
 // kmalloc's limit: SEND_UPDATE_DATA has no other (Linux 6.1 sev.c, sev_send_update_data).
 constexpr std::uint32_t kKmallocBytesMax = 4u << 20;
 
-// One command moves at most what lies in one page (get_num_contig_pages is not used on this path).
+// One command moves at most what lies in one page.
 bool crosses_page(std::uint64_t address, std::uint32_t bytes) {
   return bytes > kPageBytes || address % kPageBytes + bytes > kPageBytes;
 }
 
 }  // namespace
 
+int KvmShim::make_packet(std::uint32_t hdr_len, std::uint32_t trans_len) {
+  if (hdr_len > kKmallocBytesMax || trans_len > kKmallocBytesMax) return -ENOMEM;
+  header_.assign(hdr_len, std::byte{0});
+  transport_.assign(trans_len, std::byte{0});
+  return 0;
+}
+
+int KvmShim::copy_out_packet(std::uint64_t trans_uaddr, std::uint64_t hdr_uaddr) {
+  const bool copied =
+      user_.copy_out_bytes(transport_, trans_uaddr) && user_.copy_out_bytes(header_, hdr_uaddr);
+  return copied ? 0 : -EFAULT;
+}
+
 int KvmShim::send_start_query(Op& op, KvmSevSendStart& params) {
   MailboxSendStart query{.handle = op.vm.handle};
   const int result = psp_.run_for(op.vm.sev_fd, MailboxCommand::kSendStart, query, op.error);
   params.session_len = query.session_len;
-  copy_out(params, op.data);
-  return result;
+  return user_.copy_out(params, op.data) ? result : -EFAULT;
 }
 
 int KvmShim::send_start(Op& op) {
   KvmSevSendStart params;
-  if (!copy_in(op.data, params)) return -EFAULT;
+  if (!UserMemory::copy_in(op.data, params)) return -EFAULT;
   if (params.session_len == 0) return send_start_query(op, params);
   if (params.pdh_cert_uaddr == 0 || params.pdh_cert_len == 0 || params.session_uaddr == 0 ||
       params.session_len > kFirmwareBlobBytesMax) {
@@ -36,9 +49,9 @@ int KvmShim::send_start(Op& op) {
   Bytes pdh;
   Bytes plat;
   Bytes amd;
-  int bad = copy_blob(params.pdh_cert_uaddr, params.pdh_cert_len, pdh);
-  if (bad == 0) bad = copy_blob(params.plat_certs_uaddr, params.plat_certs_len, plat);
-  if (bad == 0) bad = copy_blob(params.amd_certs_uaddr, params.amd_certs_len, amd);
+  int bad = UserMemory::copy_blob(params.pdh_cert_uaddr, params.pdh_cert_len, pdh);
+  if (bad == 0) bad = UserMemory::copy_blob(params.plat_certs_uaddr, params.plat_certs_len, plat);
+  if (bad == 0) bad = UserMemory::copy_blob(params.amd_certs_uaddr, params.amd_certs_len, amd);
   if (bad != 0) return bad;
 
   MailboxSendStart start{.handle = op.vm.handle};
@@ -51,11 +64,11 @@ int KvmShim::send_start(Op& op) {
   start.session_address = kernel_address(session);
   start.session_len = params.session_len;
   const int result = psp_.run_for(op.vm.sev_fd, MailboxCommand::kSendStart, start, op.error);
-  if (result == 0) copy_out_bytes(session, params.session_uaddr);
+  // The guest is in SEND_UPDATE then: its owner has to cancel.
+  if (result == 0 && !user_.copy_out_bytes(session, params.session_uaddr)) return -EFAULT;
   params.policy = start.policy;
   params.session_len = start.session_len;
-  copy_out(params, op.data);
-  return result;
+  return user_.copy_out(params, op.data) ? result : -EFAULT;
 }
 
 int KvmShim::send_update_query(Op& op, KvmSevUpdateData& params) {
@@ -63,22 +76,21 @@ int KvmShim::send_update_query(Op& op, KvmSevUpdateData& params) {
   const int result = psp_.run_for(op.vm.sev_fd, MailboxCommand::kSendUpdateData, query, op.error);
   params.hdr_len = query.hdr_len;
   params.trans_len = query.trans_len;
-  copy_out(params, op.data);
-  return result;
+  return user_.copy_out(params, op.data) ? result : -EFAULT;
 }
 
 int KvmShim::send_update_data(Op& op) {
   KvmSevUpdateData params;
-  if (!copy_in(op.data, params)) return -EFAULT;
+  if (!UserMemory::copy_in(op.data, params)) return -EFAULT;
   if (params.hdr_len == 0 || params.trans_len == 0) return send_update_query(op, params);
   if (params.trans_uaddr == 0 || params.guest_uaddr == 0 || params.guest_len == 0 ||
       params.hdr_uaddr == 0 || crosses_page(params.guest_uaddr, params.guest_len)) {
     return -EINVAL;
   }
-  if (!owns(op.vm, params.guest_uaddr, params.guest_len)) return -EFAULT;
-  if (params.hdr_len > kKmallocBytesMax || params.trans_len > kKmallocBytesMax) return -ENOMEM;
-  header_.assign(params.hdr_len, std::byte{0});
-  transport_.assign(params.trans_len, std::byte{0});
+  Pin pin;
+  int bad = pin_guest(op.vm, params.guest_uaddr, params.guest_len, pin);
+  if (bad == 0) bad = make_packet(params.hdr_len, params.trans_len);
+  if (bad != 0) return bad;
   MailboxUpdate update{.handle = op.vm.handle};
   update.hdr_address = kernel_address(header_);
   update.hdr_len = params.hdr_len;
@@ -87,53 +99,43 @@ int KvmShim::send_update_data(Op& op) {
   update.trans_address = kernel_address(transport_);
   update.trans_len = params.trans_len;
   const int result = psp_.run_for(op.vm.sev_fd, MailboxCommand::kSendUpdateData, update, op.error);
-  if (result != 0) return result;
-  copy_out_bytes(transport_, params.trans_uaddr);
-  copy_out_bytes(header_, params.hdr_uaddr);
-  return 0;
+  return result == 0 ? copy_out_packet(params.trans_uaddr, params.hdr_uaddr) : result;
 }
 
 int KvmShim::receive_start(Op& op) {
   KvmSevStart params;
-  if (!copy_in(op.data, params)) return -EFAULT;
+  if (!UserMemory::copy_in(op.data, params)) return -EFAULT;
   if (params.pdh_uaddr == 0 || params.pdh_len == 0 || params.session_uaddr == 0 ||
       params.session_len == 0) {
     return -EINVAL;
   }
   Bytes pdh;
   Bytes session;
-  int bad = copy_blob(params.pdh_uaddr, params.pdh_len, pdh);
-  if (bad == 0) bad = copy_blob(params.session_uaddr, params.session_len, session);
+  int bad = UserMemory::copy_blob(params.pdh_uaddr, params.pdh_len, pdh);
+  if (bad == 0) bad = UserMemory::copy_blob(params.session_uaddr, params.session_len, session);
   if (bad != 0) return bad;
   MailboxStart start{.handle = params.handle, .policy = params.policy};
   start.pdh_address = kernel_address(pdh);
   start.pdh_len = params.pdh_len;
   start.session_address = kernel_address(session);
   start.session_len = params.session_len;
-  int result = psp_.run_for(op.sev_fd, MailboxCommand::kReceiveStart, start, op.error);
-  // Linux 6.1 does not ask whether the VM has a handle already: a second success would leak the
-  // first guest. Its ASID is still bound, so that ACTIVATE refuses.
-  if (result == 0) result = bind_asid(op, start.handle);
-  if (result != 0) return result;
-  params.handle = start.handle;
-  copy_out(params, op.data);
-  op.vm.handle = start.handle;
-  op.vm.sev_fd = op.sev_fd;
-  return 0;
+  const int result = psp_.run_for(op.sev_fd, MailboxCommand::kReceiveStart, start, op.error);
+  return result == 0 ? adopt_guest(op, params, start.handle) : result;
 }
 
 int KvmShim::receive_update_data(Op& op) {
   KvmSevUpdateData params;
-  if (!copy_in(op.data, params)) return -EFAULT;
+  if (!UserMemory::copy_in(op.data, params)) return -EFAULT;
   if (params.hdr_uaddr == 0 || params.hdr_len == 0 || params.guest_uaddr == 0 ||
       params.guest_len == 0 || params.trans_uaddr == 0 || params.trans_len == 0 ||
       crosses_page(params.guest_uaddr, params.guest_len)) {
     return -EINVAL;
   }
-  int bad = copy_blob(params.hdr_uaddr, params.hdr_len, header_);
-  if (bad == 0) bad = copy_blob(params.trans_uaddr, params.trans_len, transport_);
+  int bad = UserMemory::copy_blob(params.hdr_uaddr, params.hdr_len, header_);
+  if (bad == 0) bad = UserMemory::copy_blob(params.trans_uaddr, params.trans_len, transport_);
+  Pin pin;
+  if (bad == 0) bad = pin_guest(op.vm, params.guest_uaddr, params.guest_len, pin);
   if (bad != 0) return bad;
-  if (!owns(op.vm, params.guest_uaddr, params.guest_len)) return -EFAULT;
   MailboxUpdate update{.handle = op.vm.handle};
   update.hdr_address = kernel_address(header_);
   update.hdr_len = params.hdr_len;

@@ -79,7 +79,6 @@ TEST_F(SoftSev, DispatcherSpeaksAsTheKernel) {
   expect(guest, KvmCommand::kGuestStatus, &status, -ENOTTY, kUntouched);
   expect(guest, KvmCommand::kSendStart, nullptr, -ENOTTY, kUntouched);
   expect(guest, KvmCommand::kReceiveUpdateData, nullptr, -EINVAL, kUntouched);
-  expect(guest, KvmCommand::kEsInit, nullptr, -ENOTTY, kUntouched);
   KvmEncRegion region{.addr = 4096, .size = 4096};
   EXPECT_EQ(host.ioctl(guest.vm.vm_fd, kKvmMemoryEncryptRegRegion, &region), -ENOTTY);
   must(sev_init(guest.vm));
@@ -158,8 +157,8 @@ TEST_F(SoftSev, SendUpdateRows) {
   with([](auto& p) { p.hdr_uaddr = 0; }, -EINVAL, kUntouched);
   with([](auto& p) { p.guest_len = 4112; }, -EINVAL, kUntouched);
   with([](auto& p) { p.guest_uaddr += 16; }, -EINVAL, kUntouched);
-  with([](auto& p) { p.guest_uaddr += 2 * kPageBytes; }, -EFAULT, kUntouched);  // not registered
-  with([](auto& p) { p.guest_uaddr = 4096; }, -EFAULT, kUntouched);
+  with([](auto& p) { p.guest_uaddr += 2 * kPageBytes; }, -ENOMEM, kUntouched);  // not registered
+  with([](auto& p) { p.guest_uaddr = 4096; }, -ENOMEM, kUntouched);
   with([](auto& p) { p.trans_len = 0xfffff000; }, -ENOMEM, kUntouched);
   with([](auto& p) { p.hdr_len = 51; }, -EIO, code(Status::kInvalidLength));
   with([](auto& p) { p.trans_len = 4080; }, -EIO, code(Status::kInvalidLength));
@@ -210,7 +209,7 @@ TEST_F(SoftSev, ReceiveRows) {
   with([](auto& p) { p.trans_len = 0; }, -EINVAL, kUntouched);
   with([](auto& p) { p.guest_len = 4112; }, -EINVAL, kUntouched);
   with([](auto& p) { p.trans_len = 0x4001; }, -EINVAL, kUntouched);
-  with([](auto& p) { p.guest_uaddr += 2 * kPageBytes; }, -EFAULT, kUntouched);
+  with([](auto& p) { p.guest_uaddr += 2 * kPageBytes; }, -ENOMEM, kUntouched);
   with([](auto& p) { p.guest_len = 4080; }, -EIO, code(Status::kInvalidLength));
   with([](auto& p) { p.guest_len = p.trans_len = 4080; }, -EIO, code(Status::kBadMeasurement));
   with([](auto&) {}, 0, 0);
@@ -252,9 +251,8 @@ TEST_F(SoftSev, WrongStatesGiveInvalidGuestState) {
   expect(guest, KvmCommand::kSendStart, &params, 0, 0);
   try_all(guest);  // SEND_UPDATE
   target.prepare();
-  SevImporter importer(target.vm, target.ram.lookup(), {});
-  must(importer.begin(encode(
-      StartBlob{.policy = 0, .pdh = must(export_certificates(guest.vm)).pdh, .session = session})));
+  receive_start(target.vm,
+                {.policy = 0, .pdh = must(export_certificates(guest.vm)).pdh, .session = session});
   try_all(target);  // RECEIVE_UPDATE
   expect(guest, KvmCommand::kSendFinish, nullptr, 0, 0);
   try_all(guest);  // SENT
@@ -275,9 +273,9 @@ TEST_F(SoftSev, CompressedFlagIsUnsupportedOnlyUnderAGoodMac) {
   const SessionBytes bytes = make_session(secret, {}, keys, 0);
   const CertificateBytes own =
       unsigned_certificate(KeyUsage::kPdh, sender.public_key(), 1, 55).encode();
-  SevImporter importer(target.vm, target.ram.lookup(), {});
-  must(importer.begin(encode(StartBlob{
-      .policy = 0, .pdh = {own.begin(), own.end()}, .session = {bytes.begin(), bytes.end()}})));
+  receive_start(
+      target.vm,
+      {.policy = 0, .pdh = {own.begin(), own.end()}, .session = {bytes.begin(), bytes.end()}});
   PacketCipher cipher(keys);
   PacketHeader packet{.flags = 1, .iv = counting(9), .mac = {}};
   packet.mac = cipher.mac(PacketContext::kData, packet.flags, packet.iv, transport);
@@ -343,7 +341,7 @@ TEST_F(SoftSev, FaultHookOverridesTheNthCommand) {
 }
 
 TEST_F(SoftSev, AsidsAreGivenBack) {
-  SoftSevHost small({.firmware = {.asids = 1}});
+  SoftSevHost small({.firmware = {.asids = 1, .sev_asid_min = 1}});
   for (int round = 0; round < 3; ++round) {
     TestGuest only(small, 1);
     only.launch_with_pattern(0);
