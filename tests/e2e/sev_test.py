@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 import unittest
 
 from agents import BIN, LIMIT_S, AgentTest
@@ -87,6 +88,16 @@ class SevTest(AgentTest):
         report = json.loads(done.stdout)
         self.assertLess(self.json("status", agent=a)["report"]["totals"]["firmware_exports"], 600)
         self.assertGreater(report["total_ms"], 700)
+
+    def test_what_cannot_converge_is_given_up_early_and_with_numbers(self):
+        # 64 MiB at 400 pages/s are 40 s; the guest writes far more than that.
+        a, b = self.pair("platform=sev", "backend=model", "memory=64M", "sev-firmware=asp", source=("workload=random",))
+        begun = time.monotonic()
+        done = self.start(a, b, "--on-stall", "cancel")
+        self.assertLess(time.monotonic() - begun, 20)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertRegex(done.stderr, r"guest writes about \d+ private pages/s and the firmware exports \d+")
+        self.assert_runs_and_is_whole(a)
 
 
 class StreamCheckerTest(AgentTest):
