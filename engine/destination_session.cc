@@ -50,6 +50,8 @@ const char* name_of(DestinationOutcome outcome) {
       return "running here";
     case DestinationOutcome::kDiscarded:
       return "discarded";
+    case DestinationOutcome::kHolds:
+      return "holding";
   }
   return "invalid outcome";
 }
@@ -87,8 +89,15 @@ void DestinationSession::receive(Hello& peer, Actions& actions) {
   phase_ = Phase::kStart;
 }
 
+void DestinationSession::receive(Claim& claim, Actions& actions) {
+  const bool due = (agreed_.features & kFeatureJournal) != 0 && !claim_;
+  if (phase_ != Phase::kStart || !due) return unexpected(claim, actions);
+  claim_ = claim;
+}
+
 void DestinationSession::receive(SessionStart& start, Actions& actions) {
-  if (phase_ != Phase::kStart) return unexpected(start, actions);
+  const bool claim_is_missing = (agreed_.features & kFeatureJournal) != 0 && !claim_;
+  if (phase_ != Phase::kStart || claim_is_missing) return unexpected(start, actions);
   if (start.streams == 0 || start.streams > agreed_.streams) {
     return give_up(Error{ErrorClass::kMalformed,
                          fmt::format("SessionStart asks for {} streams, agreed were at most {}",
@@ -104,6 +113,8 @@ void DestinationSession::receive(SessionStart& start, Actions& actions) {
 void DestinationSession::on(destination::Identity& event, Actions& actions) {
   SEALIFT_ASSERT(phase_ == Phase::kIdentity);
   phase_ = Phase::kPlatform;
+  note(RightStep::kOffered, actions);
+  offered_ = claim_.has_value();
   actions.push_back(destination::Send{SessionAccept{std::move(event.identity)}});
 }
 
@@ -301,13 +312,41 @@ void DestinationSession::receive(Finish& finish, Actions& actions) {
 void DestinationSession::on(destination::Loaded& event, Actions& actions) {
   if (phase_ != Phase::kLoading) return;
   phase_ = Phase::kHandoverWait;
+  note(RightStep::kReady, actions);
   actions.push_back(destination::Send{Ready{event.load_state_ns, event.seal_ns}});
 }
 
 void DestinationSession::receive(Handover& handover, Actions& actions) {
   if (phase_ != Phase::kHandoverWait) return unexpected(handover, actions);
   phase_ = Phase::kStarting;
+  note(RightStep::kTaken, actions);
   actions.push_back(destination::Run{});
+}
+
+void DestinationSession::note(RightStep step, Actions& actions) {
+  if (!claim_) return;
+  actions.push_back(destination::Note{step, error_ ? error_->detail : std::string()});
+}
+
+// As if this side had died before the step, but it is alive and says what it may.
+void DestinationSession::on(destination::NoteFailed& event, Actions& actions) {
+  event.error.detail =
+      fmt::format("the journal did not take {}: {}", name_of(event.step), event.error.detail);
+  switch (event.step) {
+    case RightStep::kOffered:
+      offered_ = false;
+      return give_up(std::move(event.error), true, actions);
+    case RightStep::kReady:
+      return give_up(std::move(event.error), true, actions);
+    case RightStep::kTaken:  // it may be on disk or not: neither run nor say that it never will
+      error_ = std::move(event.error);
+      return end(DestinationOutcome::kHolds, actions);
+    case RightStep::kDiscarded:  // nobody is told: the source asks again, or stays in doubt
+      error_ = std::move(event.error);
+      return end(DestinationOutcome::kDiscarded, actions);
+    default:
+      SEALIFT_ASSERT(false);
+  }
 }
 
 void DestinationSession::on(destination::Ran& event, Actions& actions) {
@@ -336,6 +375,11 @@ void DestinationSession::on(destination::Failed& event, Actions& actions) {
 }
 
 void DestinationSession::on(destination::LinkLost& event, Actions& actions) {
+  // With journals on both sides the only complete copy may be this one.
+  if (phase_ == Phase::kHandoverWait && claim_) {
+    error_ = std::move(event.error);
+    return end(DestinationOutcome::kHolds, actions);
+  }
   // Bytes that are no record end the session, but the way to the peer is still open.
   const bool tell_peer = event.error.cls == ErrorClass::kMalformed;
   give_up(std::move(event.error), tell_peer, actions);
@@ -359,6 +403,7 @@ void DestinationSession::on(destination::Discarded& event, Actions& actions) {
   SEALIFT_ASSERT(phase_ == Phase::kDiscarding);
   // The Abort follows the discarding: after Handover it declares that the guest has not run and
   // never will here.
+  if (offered_) note(RightStep::kDiscarded, actions);
   const bool token_for_peer = peer_aborted_ && !event.abort_token.empty();
   if (tell_peer_ || token_for_peer) {
     actions.push_back(

@@ -21,6 +21,7 @@
 #include "engine/memory_layout.h"
 #include "engine/negotiation.h"
 #include "engine/records.h"
+#include "engine/right_notes.h"
 
 namespace sealift {
 
@@ -29,6 +30,7 @@ enum class DestinationOutcome : std::uint8_t {
   kChecked,    // the source only asked
   kRuns,       // the guest runs here
   kDiscarded,  // it does not and never will; the source keeps or has it
+  kHolds,      // a complete copy waits here without the right to run (handover.md)
 };
 const char* name_of(DestinationOutcome outcome);
 
@@ -37,6 +39,10 @@ namespace destination {
 struct Received {
   Record record;
 };
+struct NoteFailed {
+  RightStep step = RightStep::kOffered;
+  Error error;
+};  // and the actions that came after the Note were not performed
 struct Identity {
   Bytes identity;
 };
@@ -60,12 +66,17 @@ struct LinkLost {
   Error error;
 };
 struct CancelRequested {};
-using Event = std::variant<Received, Identity, PlatformBegun, Applied, EpochEnded, Loaded, Ran,
-                           Discarded, Failed, LinkLost, CancelRequested>;
+using Event = std::variant<Received, NoteFailed, Identity, PlatformBegun, Applied, EpochEnded,
+                           Loaded, Ran, Discarded, Failed, LinkLost, CancelRequested>;
 
 struct Send {
   Record record;
 };  // [LinkLost on failure]
+// Before any action after it: what does not get durable ends the step. [NoteFailed on failure]
+struct Note {
+  RightStep step = RightStep::kOffered;
+  std::string reason;
+};
 struct GetIdentity {};  // [Identity, Failed]
 struct BeginPlatform {
   Bytes start;
@@ -93,7 +104,7 @@ struct End {
   DestinationOutcome outcome = DestinationOutcome::kUnfinished;
   std::optional<Error> error;
 };
-using Action = std::variant<Send, GetIdentity, BeginPlatform, ApplyShared, ApplyPrivate,
+using Action = std::variant<Send, Note, GetIdentity, BeginPlatform, ApplyShared, ApplyPrivate,
                             ApplyConversions, EndEpoch, CheckAndLoad, Run, Discard, End>;
 
 enum class Phase : std::uint8_t {
@@ -125,6 +136,8 @@ class DestinationSession {
   std::uint32_t epoch() const { return epoch_; }
   const std::optional<Hello>& peer() const { return peer_; }
   const SessionStart& start() const { return start_; }
+  // What the source's journal calls this attempt; empty when one of the two keeps none.
+  const std::optional<Claim>& claim() const { return claim_; }
   std::uint64_t shared_pages() const { return shared_total_; }
   std::uint64_t private_pages() const { return private_total_; }
 
@@ -138,6 +151,7 @@ class DestinationSession {
   };
 
   void on(destination::Received&, Actions&);
+  void on(destination::NoteFailed&, Actions&);
   void on(destination::Identity&, Actions&);
   void on(destination::PlatformBegun&, Actions&);
   void on(destination::Applied&, Actions&) {}
@@ -150,6 +164,7 @@ class DestinationSession {
   void on(destination::CancelRequested&, Actions&);
 
   void receive(Hello&, Actions&);
+  void receive(Claim&, Actions&);
   void receive(SessionStart&, Actions&);
   void receive(PlatformStart&, Actions&);
   void receive(SharedBatch&, Actions&);
@@ -173,6 +188,7 @@ class DestinationSession {
                      std::size_t entries);
   bool between_epochs() const;
   void give_up(Error error, bool tell_peer, Actions& actions);
+  void note(RightStep step, Actions& actions);  // nothing without a journal on both sides
   void end(DestinationOutcome outcome, Actions& actions);
 
   Hello local_;
@@ -182,6 +198,8 @@ class DestinationSession {
   Negotiated agreed_;
   std::optional<Hello> peer_;
   SessionStart start_;
+  std::optional<Claim> claim_;
+  bool offered_ = false;     // durably
   std::uint32_t epoch_ = 1;  // the epoch whose pages are being applied
   std::vector<StreamState> streams_;
   Bytes epoch_token_;  // stream 0 carries it, and may end the epoch before the others

@@ -66,8 +66,8 @@ class GuestPort {
   virtual GuestHealth health() const = 0;  // any thread
   virtual Result<void> pause() = 0;        // returns when no vCPU runs and no exit is half done
   virtual Result<void> resume() = 0;       // fails only when no vCPU has run
-  // Keeps the vCPUs from running for `percent` (0 to 99) of the time, until it is set again: a guest
-  // that dirties memory faster than it can be sent is slowed down. Any thread.
+  // Keeps the vCPUs from running for `percent` (0 to 99) of the time, until it is set again: a
+  // guest that dirties memory faster than it can be sent is slowed down. Any thread.
   virtual Result<void> throttle(std::uint32_t percent) = 0;
   virtual Result<std::vector<StateBlob>> save_state() = 0;  // REQUIRES: paused
   virtual Result<void> load_state(std::vector<StateBlob> state) = 0;

@@ -2,6 +2,7 @@
 
 #include "engine/records.h"
 #include "engine/result.h"
+#include "engine/right_notes.h"
 #include "engine/types.h"
 
 namespace sealift {
@@ -58,6 +59,28 @@ const char* name_of(ErrorClass cls) {
   return "invalid error class";
 }
 
+const char* name_of(RightStep step) {
+  switch (step) {
+    case RightStep::kBegun:
+      return "Begun";
+    case RightStep::kOffered:
+      return "Offered";
+    case RightStep::kReady:
+      return "Ready";
+    case RightStep::kCommitting:
+      return "Committing";
+    case RightStep::kTaken:
+      return "Taken";
+    case RightStep::kReleased:
+      return "Released";
+    case RightStep::kKept:
+      return "Kept";
+    case RightStep::kDiscarded:
+      return "Discarded";
+  }
+  return "invalid step";
+}
+
 namespace {
 struct RecordNames {
   const char* operator()(const Hello&) const { return "Hello"; }
@@ -88,6 +111,7 @@ struct RecordNames {
   const char* operator()(const Abort&) const { return "Abort"; }
   const char* operator()(const KeepAlive&) const { return "KeepAlive"; }
   const char* operator()(const PlatformCard&) const { return "PlatformCard"; }
+  const char* operator()(const Claim&) const { return "Claim"; }
 };
 }  // namespace
 

@@ -94,7 +94,8 @@ class PrivateExporter {
   virtual Result<Bytes> end_epoch(std::uint32_t epoch) = 0;
   // No vCPU runs from here on (TDX EXPORT.PAUSE).
   virtual Result<void> guest_paused() = 0;
-  // vCPU and VM state that only the platform can read (TDX STATE.TD/VP, SEV-ES VMSAs); empty on plain SEV.
+  // vCPU and VM state that only the platform can read (TDX STATE.TD/VP, SEV-ES VMSAs); empty on
+  // plain SEV.
   virtual Result<std::vector<StateBlob>> save_state() = 0;
   // Everything has left: the token that lets the destination become runnable. A
   // failure means that nothing was committed.

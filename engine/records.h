@@ -41,12 +41,20 @@ struct Hello {
   friend bool operator==(const Hello&, const Hello&) = default;
 };
 
-// destination → source, right after its Hello when both offer kFeaturePlatformCard: what its platform
-// says of itself before anything moves (SEV: certificates, versions, C-bit; vmm_glue's driver reads
-// it).
+// destination → source, right after its Hello when both offer kFeaturePlatformCard: what its
+// platform says of itself before anything moves (SEV: certificates, versions, C-bit; vmm_glue's
+// driver reads it).
 struct PlatformCard {
   Bytes card;
   friend bool operator==(const PlatformCard&, const PlatformCard&) = default;
+};
+
+// source → destination, before SessionStart when both offer kFeatureJournal: which attempt this is,
+// for the journals of both sides.
+struct Claim {
+  std::array<std::byte, 16> migration{};  // drawn at random
+  std::uint64_t generation = 0;           // of the guest before the hand-over
+  friend bool operator==(const Claim&, const Claim&) = default;
 };
 
 // source → destination: a migration begins. The page map follows as Conversions of epoch 0.
@@ -143,15 +151,18 @@ struct KeepAlive {
   friend bool operator==(const KeepAlive&, const KeepAlive&) = default;
 };
 
-using Record = std::variant<Hello, SessionStart, SessionAccept, PlatformStart, SessionReady,
-                            SharedBatch, PrivateBatch, Conversions, EpochEnd, EpochAck, StateBlob,
-                            Finish, Ready, Handover, Running, Abort, KeepAlive, PlatformCard>;
+using Record =
+    std::variant<Hello, SessionStart, SessionAccept, PlatformStart, SessionReady, SharedBatch,
+                 PrivateBatch, Conversions, EpochEnd, EpochAck, StateBlob, Finish, Ready, Handover,
+                 Running, Abort, KeepAlive, PlatformCard, Claim>;
 const char* name_of(const Record& record);
 
 // Feature bits of Hello.
 inline constexpr std::uint64_t kFeatureVerifyDigest = 1ULL << 0;
 // The destination has a platform whose card the source can judge. A source always offers it.
 inline constexpr std::uint64_t kFeaturePlatformCard = 1ULL << 1;
+// The sender keeps a journal of the right to run.
+inline constexpr std::uint64_t kFeatureJournal = 1ULL << 2;
 
 // Bounded byte stream of records in both directions; schemas/ and transport/ joined. Implemented in
 // tools/agent. Threads: send() from any thread, records stay whole; receive() from one thread. Both
@@ -161,8 +172,8 @@ class RecordChannel {
   virtual ~RecordChannel() = default;
   virtual Result<void> send(Record record) = 0;
   virtual Result<Record> receive() = 0;
-  // Drops what still comes until the peer closes or shutdown(); for a link that is being ended. From the
-  // thread of receive(), also after that failed.
+  // Drops what still comes until the peer closes or shutdown(); for a link that is being ended.
+  // From the thread of receive(), also after that failed.
   virtual void drain() = 0;
   // From any thread: both directions fail from now on, blocked calls included.
   virtual void shutdown() = 0;

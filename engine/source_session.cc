@@ -80,6 +80,7 @@ Outcome outcome_of(const Error& error) {
 SourceSession::SourceSession(SourceConfig config) : config_(std::move(config)) {
   config_.hello.check_only = config_.check_only;
   SEALIFT_ASSERT(config_.goals.rounds_max > 0);
+  SEALIFT_ASSERT(config_.claim.has_value() == ((config_.hello.features & kFeatureJournal) != 0));
   for (GfnRange range : config_.hello.memory) config_.goals.guest_pages += range.pages;
 }
 
@@ -135,7 +136,39 @@ void SourceSession::begin_session(Actions& actions) {
   if (config_.check_only) return end(Outcome::kDone, std::nullopt, actions);
   phase_ = Phase::kAccept;
   const bool verify = config_.verify && (agreed_.features & kFeatureVerifyDigest) != 0;
+  note(RightStep::kBegun, actions);
+  begun_ = config_.claim.has_value();
+  if ((agreed_.features & kFeatureJournal) != 0) actions.push_back(source::Send{*config_.claim});
   actions.push_back(source::Send{SessionStart{config_.guest_name, 1, verify}});
+}
+
+void SourceSession::note(RightStep step, Actions& actions) {
+  if (!config_.claim) return;
+  actions.push_back(source::Note{step, error_ ? error_->detail : std::string()});
+}
+
+// As if this side had died before the step, but it is alive and still knows what it knew.
+void SourceSession::on(source::NoteFailed& event, Actions& actions) {
+  event.error.detail =
+      fmt::format("the journal did not take {}: {}", name_of(event.step), event.error.detail);
+  switch (event.step) {
+    case RightStep::kBegun:
+      begun_ = false;
+      return give_up(Outcome::kRefused, std::move(event.error), true, actions);
+    case RightStep::kCommitting:  // no byte of Handover has left
+      committing_ = false;
+      phase_ = Phase::kFinishWait;
+      return give_up(Outcome::kSourceRuns, std::move(event.error), true, actions);
+    case RightStep::kReleased:  // the guest runs at the destination all the same
+      error_ = std::move(event.error);
+      actions.push_back(source::Release{});
+      return;
+    case RightStep::kKept:
+      if (committing_) return end(Outcome::kInDoubt, std::move(event.error), actions);
+      return recover_now(actions);
+    default:
+      SEALIFT_ASSERT(false);
+  }
 }
 
 void SourceSession::receive(SessionAccept& accept, Actions& actions) {
@@ -257,6 +290,8 @@ void SourceSession::receive(Ready& ready, Actions& actions) {
   ready_ = ready;
   phase_ = Phase::kHandedOver;  // before the send: a send that fails half way must not bring the
                                 // guest back
+  note(RightStep::kCommitting, actions);
+  committing_ = config_.claim.has_value();
   actions.push_back(source::Send{Handover{}});
 }
 
@@ -264,12 +299,13 @@ void SourceSession::receive(Running& running, Actions& actions) {
   if (phase_ != Phase::kHandedOver) return unexpected(running, actions);
   running_ = running;
   phase_ = Phase::kReleasing;
+  note(RightStep::kReleased, actions);
   actions.push_back(source::Release{});
 }
 
 void SourceSession::on(source::Released& event, Actions& actions) {
   SEALIFT_ASSERT(phase_ == Phase::kReleasing);
-  end(Outcome::kDone, std::move(event.error), actions);
+  end(Outcome::kDone, event.error ? std::move(event.error) : std::move(error_), actions);
 }
 
 void SourceSession::receive(Abort& abort, Actions& actions) {
@@ -399,8 +435,14 @@ void SourceSession::leave(Actions& actions) {
 
 void SourceSession::recover(Bytes abort_token, Actions& actions) {
   phase_ = Phase::kRecovering;
+  abort_token_ = std::move(abort_token);
+  if (begun_) note(RightStep::kKept, actions);
+  recover_now(actions);
+}
+
+void SourceSession::recover_now(Actions& actions) {
   const bool resume = pausing_ && ending_ != Outcome::kGuestEnded;
-  actions.push_back(source::Recover{platform_started_, resume, std::move(abort_token)});
+  actions.push_back(source::Recover{platform_started_, resume, std::move(abort_token_)});
 }
 
 void SourceSession::on(source::Recovered& event, Actions& actions) {

@@ -21,6 +21,7 @@
 #include "engine/platform_check.h"
 #include "engine/policy.h"
 #include "engine/records.h"
+#include "engine/right_notes.h"
 #include "engine/stats.h"
 
 namespace sealift {
@@ -30,6 +31,7 @@ struct SourceConfig {
   std::string guest_name = {};
   Goals goals = {};
   bool check_only = false;
+  std::optional<Claim> claim = {};  // this side keeps a journal, under this id; empty: it does not
   bool verify = false;
   std::uint64_t harvest_every_ns =
       0;                            // the dirty log, also while a round is sent; 0: between rounds
@@ -46,6 +48,10 @@ struct LinkUp {};
 struct Received {
   Record record;
 };
+struct NoteFailed {
+  RightStep step = RightStep::kBegun;
+  Error error;
+};  // and the actions that came after the Note were not performed
 struct PlatformChecked {
   PlatformFindings findings;
 };
@@ -88,14 +94,19 @@ struct GuestEnded {
 struct Tick {
   std::uint64_t now_ns = 0;
 };
-using Event = std::variant<LinkUp, Received, PlatformChecked, PlatformStarted, RoundDone,
-                           RoundStopped, Surveyed, Paused, StateSaved, Sealed, Released, Recovered,
-                           Failed, LinkLost, CancelRequested, GuestEnded, Tick>;
+using Event = std::variant<LinkUp, Received, NoteFailed, PlatformChecked, PlatformStarted,
+                           RoundDone, RoundStopped, Surveyed, Paused, StateSaved, Sealed, Released,
+                           Recovered, Failed, LinkLost, CancelRequested, GuestEnded, Tick>;
 
 // Actions: what the runner is to do, in order. The event that answers is in brackets.
 struct Send {
   Record record;
 };  // [LinkLost on failure]
+// Before any action after it: what does not get durable ends the step. [NoteFailed on failure]
+struct Note {
+  RightStep step = RightStep::kBegun;
+  std::string reason;
+};
 struct CheckPlatform {
   Bytes card;
 };  // judge what the destination's platform says of itself [PlatformChecked, Failed]
@@ -126,7 +137,7 @@ struct End {
   Outcome outcome = Outcome::kUnfinished;
   std::optional<Error> error;
 };
-using Action = std::variant<Send, CheckPlatform, StartPlatform, RunRound, StopRound, Throttle,
+using Action = std::variant<Send, Note, CheckPlatform, StartPlatform, RunRound, StopRound, Throttle,
                             Survey, Pause, SaveState, Seal, Release, Recover, End>;
 
 // In the order of a migration: code compares phases.
@@ -174,6 +185,7 @@ class SourceSession {
   }  // about the destination's platform
   const std::optional<Ready>& ready() const { return ready_; }
   const std::optional<Running>& running() const { return running_; }
+  bool keeps_journal() const { return config_.claim.has_value(); }
   std::uint32_t batch_pages_max() const { return agreed_.batch_pages_max; }
   bool guest_paused() const { return paused_; }
 
@@ -181,6 +193,7 @@ class SourceSession {
   using Actions = std::vector<source::Action>;
   void on(source::LinkUp&, Actions&);
   void on(source::Received&, Actions&);
+  void on(source::NoteFailed&, Actions&);
   void on(source::PlatformChecked&, Actions&);
   void on(source::PlatformStarted&, Actions&);
   void on(source::RoundDone&, Actions&);
@@ -213,6 +226,7 @@ class SourceSession {
   void unexpected(const Record& record, Actions& actions);
 
   void begin_session(Actions& actions);
+  void note(RightStep step, Actions& actions);  // nothing without a journal
   void run_round(bool paused, Actions& actions);
   void survey(Actions& actions);
   // Ends the migration before the hand-over: waits for a running round, recovers, tells the peer
@@ -220,6 +234,7 @@ class SourceSession {
   void give_up(Outcome outcome, Error error, bool tell_peer, Actions& actions);
   void leave(Actions& actions);
   void recover(Bytes abort_token, Actions& actions);
+  void recover_now(Actions& actions);
   void end(Outcome outcome, std::optional<Error> error, Actions& actions);
 
   SourceConfig config_;
@@ -240,6 +255,9 @@ class SourceSession {
   bool pausing_ = false;  // Pause was asked for: Recover must resume
   bool paused_ = false;
   bool sealed_ = false;
+  bool begun_ = false;       // durably
+  bool committing_ = false;  // durably, as far as we know
+  Bytes abort_token_;        // of a recovery that waits for its note
   bool tell_peer_ = false;
   Outcome ending_ = Outcome::kUnfinished;
   std::optional<Error> error_;

@@ -49,7 +49,8 @@ enum class Platform : std::uint8_t {
   kSevEs = 3,
   kSnp = 4,
   kTdx = 5,
-  kSwProtected = 6,  // KVM_X86_SW_PROTECTED_VM: kept by the kernel, exported by the guest's VM itself
+  kSwProtected =
+      6,  // KVM_X86_SW_PROTECTED_VM: kept by the kernel, exported by the guest's VM itself
 };
 const char* name_of(Platform platform);
 

@@ -202,6 +202,14 @@ TEST(CodecLimits, SessionRecords) {
   EXPECT_EQ(
       error_of<wire::PlatformCard>(RecordType::kPlatformCard, [](auto b) { b.initCard(65537); }),
       "PlatformCard.card has 65537 bytes, more than 65536");
+  EXPECT_EQ(error_of<wire::Claim>(RecordType::kClaim, [](auto b) { b.initMigration(15); }),
+            "Claim.migration has 15 bytes instead of 16");
+  EXPECT_EQ(error_of<wire::Claim>(RecordType::kClaim,
+                                  [](auto b) {
+                                    b.initMigration(16);
+                                    b.setGeneration(~0ULL);
+                                  }),
+            "Claim.generation 18446744073709551615 has no successor");
   EXPECT_EQ(error_of<wire::SessionAccept>(RecordType::kSessionAccept,
                                           [](auto b) { b.initIdentity(kBlobMax + 1); }),
             "SessionAccept.identity has 65537 bytes, more than 65536");

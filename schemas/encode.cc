@@ -138,6 +138,14 @@ struct MetaEncoder {
     return builder.finish();
   }
 
+  Bytes operator()(const Claim& claim) const {
+    MetaBuilder builder(claim.migration.size());
+    auto root = builder.initRoot<wire::Claim>();
+    root.setMigration(data_of(claim.migration));
+    root.setGeneration(claim.generation);
+    return builder.finish();
+  }
+
   Bytes operator()(const PlatformStart& start) const {
     SEALIFT_ASSERT(start.start.size() <= limits::kPlatformBlobBytesMax);
     MetaBuilder builder(start.start.size());
@@ -285,6 +293,7 @@ struct TypeOf {
   RecordType operator()(const SessionStart&) const { return RecordType::kSessionStart; }
   RecordType operator()(const SessionAccept&) const { return RecordType::kSessionAccept; }
   RecordType operator()(const PlatformCard&) const { return RecordType::kPlatformCard; }
+  RecordType operator()(const Claim&) const { return RecordType::kClaim; }
   RecordType operator()(const PlatformStart&) const { return RecordType::kPlatformStart; }
   RecordType operator()(const SessionReady&) const { return RecordType::kSessionReady; }
   RecordType operator()(const SharedBatch&) const { return RecordType::kSharedPages; }

@@ -172,6 +172,22 @@ Result<Record> read(wire::PlatformCard::Reader root, Frame&) {
   return Record(PlatformCard{std::move(card)});
 }
 
+Result<Record> read(wire::Claim::Reader root, Frame&) {
+  Claim claim;
+  const auto migration = root.getMigration();
+  if (migration.size() != claim.migration.size()) {
+    return fail(ErrorClass::kMalformed, "Claim.migration has {} bytes instead of {}",
+                migration.size(), claim.migration.size());
+  }
+  std::copy_n(reinterpret_cast<const std::byte*>(migration.begin()), claim.migration.size(),
+              claim.migration.begin());
+  claim.generation = root.getGeneration();
+  if (claim.generation == std::numeric_limits<std::uint64_t>::max()) {
+    return fail(ErrorClass::kMalformed, "Claim.generation {} has no successor", claim.generation);
+  }
+  return Record(claim);
+}
+
 Result<Record> read(wire::SessionAccept::Reader root, Frame&) {
   SEALIFT_TRY(Bytes identity, read_bytes("SessionAccept.identity", root.getIdentity(),
                                          limits::kPlatformBlobBytesMax));
@@ -339,6 +355,8 @@ Result<Record> read_message(capnp::MessageReader& message, Frame& frame) {
       return read(message.getRoot<wire::Hello>(), frame);
     case RecordType::kSessionStart:
       return read(message.getRoot<wire::SessionStart>(), frame);
+    case RecordType::kClaim:
+      return read(message.getRoot<wire::Claim>(), frame);
     case RecordType::kPlatformCard:
       return read(message.getRoot<wire::PlatformCard>(), frame);
     case RecordType::kSessionAccept:

@@ -44,6 +44,8 @@ const char* record_type_name(std::uint16_t type) {
       return "PlatformState";
     case RecordType::kPlatformCard:
       return "PlatformCard";
+    case RecordType::kClaim:
+      return "Claim";
     case RecordType::kKeepAlive:
       return "KeepAlive";
   }
@@ -78,6 +80,7 @@ RecordTraits record_traits(std::uint16_t type) {
     case RecordType::kRunning:
     case RecordType::kAbort:
     case RecordType::kPlatformCard:
+    case RecordType::kClaim:
       return kControl;
   }
   return {};

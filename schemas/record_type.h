@@ -31,6 +31,7 @@ enum class RecordType : std::uint16_t {
   kAbort = 0x0011,
   kPlatformState = 0x0012,
   kPlatformCard = 0x0013,
+  kClaim = 0x0014,
   kKeepAlive = 0x8001,
 };
 

@@ -57,7 +57,8 @@ struct Hello {
   # Which gfns are RAM, ascending, with a gap after each range. Must be equal.
 
   features @11 :UInt64;
-  # Bit 0: digest of memory at the hand-over. Bit 1: PlatformCard after the destination's Hello. What both sides offer is used; unknown bits are ignored.
+  # Bit 0: digest of memory at the hand-over. Bit 1: PlatformCard after the destination's Hello. Bit 2: the sender keeps a
+  # journal. What both sides offer is used; unknown bits are ignored.
 
   batchPagesMax @12 :UInt32;
   # The most pages the sender accepts in one batch, at least 1. The smaller of the two numbers is the limit.
@@ -69,6 +70,17 @@ struct PlatformCard {
 
   card @0 :Data;
   # At most 65536 bytes.
+}
+
+struct Claim {
+  # Source, before SessionStart, when both Hellos have feature bit 2: which attempt at which right this is, for the
+  # journals of both sides (docs/spec/handover.md).
+
+  migration @0 :Data;
+  # 16 bytes, drawn at random.
+
+  generation @1 :UInt64;
+  # Fencing number of the guest before the hand-over; less than 2^64 - 1.
 }
 
 struct SessionStart {

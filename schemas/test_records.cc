@@ -114,6 +114,7 @@ std::vector<Record> typical() {
       SessionStart{"database-1", 4, true},
       SessionAccept{pattern(300)},
       PlatformCard{pattern(150)},
+      Claim{{std::byte{0x11}, std::byte{0x22}}, 7},
       PlatformStart{pattern(200)},
       SessionReady{},
       shared_batch(5),
@@ -149,6 +150,7 @@ std::vector<Record> largest() {
       SessionStart{long_text(), limits::kStreamsMax, true},
       SessionAccept{blob},
       PlatformCard{blob},
+      Claim{{}, kU64Max - 1},
       PlatformStart{blob},
       SessionReady{},
       shared,
@@ -190,7 +192,7 @@ std::vector<Record> smallest() {
                               StateBlob{},     platform_state,
                               Finish{},        Ready{},
                               Running{},       Abort{},
-                              PlatformCard{}};
+                              PlatformCard{},  Claim{}};
   for (PrivateOp op : {PrivateOp::kImport, PrivateOp::kCancel, PrivateOp::kMetadata,
                        PrivateOp::kNothing, PrivateOp::kImportEmpty}) {
     PrivateBatch batch;

@@ -190,6 +190,7 @@ std::vector<GoldenFile> golden_files() {
       Abort{ErrorClass::kRefused, "platforms differ: a has sev, b has tdx", counting(8, 1)});
   add("keep_alive", KeepAlive{});
   add("platform_card", PlatformCard{counting(40, 0x11)});
+  add("claim", Claim{{std::byte{0xa1}, std::byte{0xb2}, std::byte{0xc3}}, 3});
   add("hello_sw_protected", hello("rack1-node1", Platform::kSwProtected));
   add("sw_protected_pages", sw_protected_pages());
   files.push_back(session("source_session", source_session()));

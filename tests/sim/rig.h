@@ -44,10 +44,10 @@ struct Rig {
 
   void run() {
     Progress progress_destination;
-    SourceRunner runner(source_config, source, &exporter, *source_end, progress);
+    SourceRunner runner(source_config, source, &exporter, *source_end, progress, source_notes);
     source_runner = &runner;
     DestinationRunner incoming(destination_hello, destination.layout(), *destination_end, hooks,
-                               progress_destination, card);
+                               progress_destination, card, destination_notes);
     std::jthread thread([&] { report_destination = incoming.run(); });
     report = runner.run();
     thread.join();
@@ -74,6 +74,8 @@ struct Rig {
   SourceConfig source_config;
   Hello destination_hello = hello("B");
   Bytes card;  // of the destination's platform; set feature bits along with it
+  RightNotes* source_notes = nullptr;
+  RightNotes* destination_notes = nullptr;
   DestinationHooks hooks;
   Progress progress;
   std::atomic<SourceRunner*> source_runner{nullptr};

@@ -17,11 +17,13 @@ constexpr std::chrono::milliseconds kLingerMax{2000};
 }  // namespace
 
 DestinationRunner::DestinationRunner(Hello local, MemoryLayout layout, RecordChannel& channel,
-                                     DestinationHooks hooks, Progress& progress, Bytes card)
+                                     DestinationHooks hooks, Progress& progress, Bytes card,
+                                     RightNotes* notes)
     : session_(std::move(local), std::move(layout), std::move(card)),
       channel_(channel),
       hooks_(std::move(hooks)),
-      progress_(progress) {
+      progress_(progress),
+      notes_(notes) {
   SEALIFT_ASSERT(hooks_.open_guest != nullptr);
 }
 
@@ -66,6 +68,8 @@ void DestinationRunner::handle(destination::Event event) {
     std::vector<destination::Action> actions;
     session_.step(std::move(next), actions);
     for (destination::Action& action : actions) {
+      auto* note = std::get_if<destination::Note>(&action);
+      if (note != nullptr && !perform_note(*note)) break;
       std::visit([&](auto& a) { perform(a); }, action);
     }
   }
@@ -75,6 +79,17 @@ void DestinationRunner::handle(destination::Event event) {
 void DestinationRunner::reply(Result<void> result) {
   if (result) return reply(destination::Applied{});
   reply(destination::Failed{std::move(result.error())});
+}
+
+bool DestinationRunner::perform_note(destination::Note& action) {
+  const RightFacts facts{.claim = *session_.claim(),
+                         .guest = session_.start().guest_name,
+                         .peer = session_.peer() ? session_.peer()->agent_name : std::string(),
+                         .reason = std::move(action.reason)};
+  auto noted = notes_->note(action.step, facts);
+  if (noted) return true;
+  reply(destination::NoteFailed{action.step, std::move(noted.error())});
+  return false;
 }
 
 void DestinationRunner::perform(destination::Send& action) {

@@ -52,15 +52,19 @@ struct DestinationReport {
 
 class DestinationRunner {
  public:
-  // All references outlive the runner. `card`: as DestinationSession's.
+  // All references outlive the runner. `notes`: where the right is written down. `card`: as
+  // DestinationSession's.
   DestinationRunner(Hello local, MemoryLayout layout, RecordChannel& channel,
-                    DestinationHooks hooks, Progress& progress, Bytes card = {});
+                    DestinationHooks hooks, Progress& progress, Bytes card = {},
+                    RightNotes* notes = nullptr);
 
   DestinationReport run();
   void cancel();
 
  private:
   void handle(destination::Event event);
+  bool perform_note(destination::Note& action);  // false: the rest of the step does not happen
+  void perform(destination::Note&) {}            // perform_note() does it
   void perform(destination::Send& action);
   void perform(destination::GetIdentity& action);
   void perform(destination::BeginPlatform& action);
@@ -86,6 +90,7 @@ class DestinationRunner {
   RecordChannel& channel_;
   DestinationHooks hooks_;
   Progress& progress_;
+  RightNotes* notes_;  // null: `local` does not offer a journal
   IncomingGuest incoming_;
   std::vector<destination::Event> replies_;
   DestinationReport report_;

@@ -29,17 +29,20 @@ SourceConfig with_traits(SourceConfig config, const PrivateExporter* exporter) {
 }  // namespace
 
 SourceRunner::SourceRunner(SourceConfig config, GuestPort& guest, PrivateExporter* exporter,
-                           RecordChannel& channel, Progress& progress)
+                           RecordChannel& channel, Progress& progress, RightNotes* notes)
     : ignore_readiness_(config.ignore_readiness),
       harvest_every_(config.harvest_every_ns),
       slice_ns_(config.slice_ns),
+      facts_{config.claim.value_or(Claim{}), config.guest_name, {}, {}},
       session_(with_traits(std::move(config), exporter)),
       guest_(guest),
       exporter_(exporter),
       channel_(channel),
       progress_(progress),
+      notes_(notes),
       sender_(guest, exporter, channel, progress),
       queue_(kQueuedEventsMax) {
+  SEALIFT_ASSERT((notes_ != nullptr) == session_.keeps_journal());
   if (slice_ns_ != 0) sender_.set_slice_ns(slice_ns_);
 }
 
@@ -111,9 +114,20 @@ void SourceRunner::handle(source::Event event) {
     session_.step(std::move(next), actions);
     publish_phase();
     for (source::Action& action : actions) {
+      auto* note = std::get_if<source::Note>(&action);
+      if (note != nullptr && !perform_note(*note)) break;
       std::visit([&](auto& a) { perform(a); }, action);
     }
   }
+}
+
+bool SourceRunner::perform_note(source::Note& action) {
+  facts_.peer = session_.peer() ? session_.peer()->agent_name : std::string();
+  facts_.reason = std::move(action.reason);
+  auto noted = notes_->note(action.step, facts_);
+  if (noted) return true;
+  reply(source::NoteFailed{action.step, std::move(noted.error())});
+  return false;
 }
 
 void SourceRunner::perform(source::Send& action) {

@@ -28,9 +28,10 @@ namespace sealift {
 
 class SourceRunner {
  public:
-  // `exporter` is null for guests without a platform. All references outlive the runner.
+  // `exporter` is null for guests without a platform; `notes` is null without a journal, and then
+  // config.claim is empty. All references outlive the runner.
   SourceRunner(SourceConfig config, GuestPort& guest, PrivateExporter* exporter,
-               RecordChannel& channel, Progress& progress);
+               RecordChannel& channel, Progress& progress, RightNotes* notes = nullptr);
 
   MigrationReport run();
   void cancel();
@@ -40,6 +41,8 @@ class SourceRunner {
  private:
   void read_records();
   void handle(source::Event event);
+  bool perform_note(source::Note& action);  // false: the rest of the step does not happen
+  void perform(source::Note&) {}            // perform_note() does it
   void perform(source::Send& action);
   void perform(source::CheckPlatform& action);
   void perform(source::StartPlatform& action);
@@ -62,11 +65,13 @@ class SourceRunner {
   bool const ignore_readiness_;
   std::chrono::nanoseconds const harvest_every_;
   std::uint64_t const slice_ns_;
+  RightFacts facts_;
   SourceSession session_;
   GuestPort& guest_;
   PrivateExporter* exporter_;
   RecordChannel& channel_;
   Progress& progress_;
+  RightNotes* notes_;
   RoundSender sender_;
   EventQueue<source::Event> queue_;
   std::vector<source::Event>

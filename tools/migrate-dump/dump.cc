@@ -110,6 +110,9 @@ struct Describe {
   std::string operator()(const PlatformCard& card) const {
     return fmt::format("card of {} bytes", card.card.size());
   }
+  std::string operator()(const Claim& claim) const {
+    return fmt::format("migration {}, generation {}", hex(claim.migration), claim.generation);
+  }
   std::string operator()(const PlatformStart& start) const {
     return fmt::format("start of {} bytes", start.start.size());
   }
