@@ -68,3 +68,26 @@ class Relay:
             thread.join()
         for one in self.sockets:
             one.close()
+
+
+class FrameRelay(Relay):
+    """Forwards one plain connection frame by frame and cuts it before the first frame of the type `cut_before` in either
+    direction (docs/spec/wire.md, "Frames"): that frame does not arrive."""
+
+    TYPES = {"Ready": 0x0e, "Handover": 0x0f, "Running": 0x10, "Finish": 0x0d}
+
+    def __init__(self, target, cut_before):
+        self.cut_type = self.TYPES[cut_before]
+        super().__init__(target)
+
+    def _pump(self, source, sink, limit, direction):
+        try:
+            with source.makefile("rb") as stream:
+                while len(header := stream.read(48)) == 48:
+                    if int.from_bytes(header[4:6], "little") == self.cut_type:
+                        break
+                    size = int.from_bytes(header[8:12], "little") + int.from_bytes(header[12:16], "little")
+                    sink.sendall(header + stream.read(size))
+        except OSError:
+            pass
+        self.cut()

@@ -53,12 +53,18 @@ const char* name_of(AgentState state) {
       return "lost";
     case AgentState::kTerminated:
       return "terminated";
+    case AgentState::kHolding:
+      return "holding";
+    case AgentState::kUnsettled:
+      return "unsettled";
   }
   return "invalid state";
 }
 
 Agent::Agent(AgentConfig config, BackendDecision backend, Log log)
-    : config_(std::move(config)), backend_(std::move(backend)), log_(std::move(log)) {}
+    : config_(std::move(config)), backend_(std::move(backend)), log_(std::move(log)) {
+  guest_name_ = config_.guest.name;
+}
 
 Result<std::unique_ptr<Agent>> Agent::start(AgentConfig config, Log log) {
   SEALIFT_TRY(BackendDecision backend,
@@ -82,7 +88,8 @@ Result<void> Agent::open(bool has_guest) {
     SEALIFT_TRY(tls_client_, TlsContext::load(config_.certs_dir, TlsRole::kClient));
     SEALIFT_TRY(tls_server_, TlsContext::load(config_.certs_dir, TlsRole::kServer));
   }
-  if (has_guest) {
+  SEALIFT_CHECK(read_journals());
+  if (has_guest && state_ != AgentState::kUnsettled) {
     SEALIFT_TRY(auto machine, Machine::launch(*platform_, config_.guest.vm));
     SEALIFT_CHECK(machine->vm().wait_booted(kBootMax));
     machine_ = std::move(machine);
@@ -119,8 +126,14 @@ Hello Agent::hello() const {
   hello.memory = layout_.ranges();
   hello.vcpus = config_.guest.vm.vcpus;
   hello.features = kFeatureVerifyDigest;
+  if (keeper_) hello.features |= kFeatureJournal;
   hello.batch_pages_max = limits::kBatchPagesMax;
   return hello;
+}
+
+std::string Agent::guest_name() const {
+  const std::lock_guard lock(mutex_);
+  return guest_name_;
 }
 
 AgentStatus Agent::status() const {
@@ -222,14 +235,26 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
   SourceConfig source;
   source.hello = hello();
   source.hello.features |= kFeaturePlatformCard;
-  source.guest_name = config_.guest.name;
+  source.guest_name = guest_name();
+  if (keeper_ && !options.check_only) {
+    auto claim = keeper_->next_claim(source.guest_name);
+    if (!claim) {
+      failed.outcome = Outcome::kRefused;
+      failed.error = std::move(claim.error());
+      return failed;
+    }
+    source.claim = *claim;
+  } else {
+    source.hello.features &= ~kFeatureJournal;
+  }
   source.goals = options.goals;
   source.check_only = options.check_only;
   source.verify = options.verify;
   source.harvest_every_ns = kHarvestEvery_ns;
   source.ignore_readiness = options.ignore_readiness;
   if (options.timeout_ns != 0) source.deadline_ns = steady_now_ns() + options.timeout_ns;
-  SourceRunner runner(source, machine->vm(), machine->exporter(), channel, *progress);
+  SourceRunner runner(source, machine->vm(), machine->exporter(), channel, *progress,
+                      source.claim ? keeper_.get() : nullptr);
   {
     const std::lock_guard lock(mutex_);
     if (token.cancelled()) runner.cancel();

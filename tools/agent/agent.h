@@ -25,6 +25,7 @@
 #include "tools/agent/guest_spec.h"
 #include "tools/agent/machine.h"
 #include "tools/agent/progress.h"
+#include "tools/agent/right_keeper.h"
 #include "tools/agent/source_runner.h"
 #include "transport/connect.h"
 #include "transport/tls.h"
@@ -38,6 +39,7 @@ struct AgentConfig {
   std::optional<Address> listen;  // where guests may arrive
   std::string certs_dir;          // ca.pem, host.pem, host.key; empty: none
   std::string capture_path;  // the frames an outgoing migration sends are written here; empty: not
+  std::string journal_dir;   // of the right to run (docs/spec/journal.md); empty: none is kept
   std::string secrets_path;  // of a test: what opens a captured stream is written here; empty: not
   std::uint16_t version_min = kProtocolVersionMin;  // offered to peers
   std::uint16_t version_max = kProtocolVersionMax;
@@ -63,6 +65,8 @@ enum class AgentState : std::uint8_t {
   kInDoubt,     // the guest is paused here and may run elsewhere
   kLost,        // paused here and cannot be resumed
   kTerminated,  // the guest ended by itself
+  kHolding,     // a complete copy without the right to run it (docs/spec/handover.md)
+  kUnsettled,   // restarted: the journal says that the guest may run elsewhere; nothing is launched
 };
 const char* name_of(AgentState state);
 
@@ -86,6 +90,16 @@ struct DigestAnswer {
   bool at_handover = false;
 };
 
+// What `migrate recover` asks.
+struct RightAnswer {
+  std::string agent;
+  AgentState state = AgentState::kEmpty;
+  std::string guest;
+  bool has_copy = false;             // of the guest, in this process's memory
+  std::optional<JournalEntry> last;  // the guest's last migration here
+};
+enum class Settle : std::uint8_t { kRunSource, kRunDestination, kForget };
+
 class Agent {
  public:
   using Log = std::function<void(const std::string&)>;
@@ -102,11 +116,16 @@ class Agent {
   Result<void> cancel();
   Result<DigestAnswer> digest(DigestAt at);
   Result<SelfCheck> self_check();
+  // kRefused without a journal. `guest` empty: the one that is or was here last.
+  Result<RightAnswer> right(const std::string& guest = {});
+  // Carries out what was decided of the guest's last migration, if it is not settled here.
+  Result<void> settle_right(const MigrationId& migration, Settle wish);
 
  private:
   Agent(AgentConfig config, BackendDecision backend, Log log);
   Result<void> open(bool has_guest);
   Hello hello() const;
+  std::string guest_name() const;
 
   void run_migration(const MigrateOptions& options);
   MigrationReport migrate(const MigrateOptions& options);
@@ -116,8 +135,14 @@ class Agent {
   void serve_connection(Incoming connection);
   Result<IncomingGuest> open_incoming();
   void freeze_arrival(bool digested);
-  void adopt_arrival();
-  void settle_incoming(DestinationReport report, bool owned);
+  void adopt_arrival(const std::string& guest);
+  void settle_incoming(DestinationReport report, bool owned, const std::string& guest);
+
+  // agent_right.cc
+  Result<void> read_journals();
+  Result<void> settle_in_doubt(const RightToRun& right, Settle wish);
+  Result<void> settle_without_copy(const RightToRun& right, Settle wish);
+  Result<void> settle_holding(const RightToRun& right, Settle wish);
 
   Result<DigestAnswer> digest_now();
   Result<DigestAnswer> digest_handover();
@@ -126,6 +151,7 @@ class Agent {
   BackendDecision const backend_;
   Log const log_;
   std::unique_ptr<PlatformHost> platform_;
+  std::unique_ptr<RightKeeper> keeper_;  // null: no journal
   MemoryLayout layout_;
   std::optional<TlsContext> tls_client_;
   std::optional<TlsContext> tls_server_;
@@ -133,6 +159,8 @@ class Agent {
   mutable std::mutex
       mutex_;  // guards all down to the blank line; never held across I/O or a guest's work
   AgentState state_ = AgentState::kEmpty;
+  std::string
+      guest_name_;  // of the guest that is or was here last: its source's word if it arrived
   std::shared_ptr<Machine> machine_;
   std::shared_ptr<Machine> arriving_;       // while kReceiving
   std::shared_ptr<ArrivalDigest> arrival_;  // page digests of the hand-over at this destination

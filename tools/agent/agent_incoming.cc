@@ -73,7 +73,7 @@ void Agent::serve_connection(Incoming connection) {
         gfns, [&](Gfn gfn, auto out) { return arriving_->vm().read_guest_view(gfn, out); });
   };
   hooks.about_to_run = [&] { freeze_arrival(digested); };
-  hooks.runs = [this] { adopt_arrival(); };
+  hooks.runs = [&] { adopt_arrival(self->guest_name()); };
   Hello local = hello();
   Bytes card;
   if (auto own = platform_->card()) {
@@ -83,10 +83,10 @@ void Agent::serve_connection(Incoming connection) {
   }
   if (!card.empty()) local.features |= kFeaturePlatformCard;
   DestinationRunner runner(std::move(local), layout_, channel, std::move(hooks), *progress,
-                           std::move(card));
+                           std::move(card), keeper_.get());
   self = &runner;
   DestinationReport report = runner.run();
-  settle_incoming(std::move(report), owned);
+  settle_incoming(std::move(report), owned, runner.guest_name());
 }
 
 // The guest's place is taken from here on: a second source is refused until this one has ended.
@@ -124,14 +124,15 @@ void Agent::freeze_arrival(bool digested) {
 }
 
 // Before the source hears of it, so that whoever it tells finds the guest here.
-void Agent::adopt_arrival() {
+void Agent::adopt_arrival(const std::string& guest) {
   const std::lock_guard lock(mutex_);
+  guest_name_ = guest;
   machine_ = std::move(arriving_);
   state_ = AgentState::kRunning;
   destination_runner_ = nullptr;
 }
 
-void Agent::settle_incoming(DestinationReport report, bool owned) {
+void Agent::settle_incoming(DestinationReport report, bool owned, const std::string& guest) {
   std::string text = fmt::format("incoming from {}: {}",
                                  report.peer ? report.peer->agent_name : "an unknown agent",
                                  name_of(report.outcome));
@@ -142,6 +143,14 @@ void Agent::settle_incoming(DestinationReport report, bool owned) {
   incoming_report_ = std::move(report);
   if (!owned || incoming_report_->outcome == DestinationOutcome::kRuns) return;
   destination_runner_ = nullptr;
+  if (incoming_report_->outcome == DestinationOutcome::kHolds) {
+    guest_name_ = guest;
+    state_ = AgentState::kHolding;
+    machine_ = std::move(arriving_);
+    arrival_.reset();  // nobody has said yet that this is the hand-over
+    arrival_map_.reset();
+    return;
+  }
   state_ = AgentState::kEmpty;
   arriving_.reset();
   arrival_.reset();

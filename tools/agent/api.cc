@@ -1,5 +1,6 @@
 #include "tools/agent/api.h"
 
+#include <charconv>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -85,6 +86,21 @@ Result<std::string> take_text(json& body, const char* key) {
   return text;
 }
 
+Result<MigrationId> parse_migration_id(const std::string& text) {
+  MigrationId id{};
+  bool good = text.size() == 2 * id.size();
+  for (std::size_t i = 0; good && i < id.size(); ++i) {
+    unsigned number = 0;
+    const char* first = text.data() + 2 * i;
+    const auto [end, status] = std::from_chars(first, first + 2, number, 16);
+    good = status == std::errc() && end == first + 2;
+    id[i] = static_cast<std::byte>(number);
+  }
+  if (good) return id;
+  return fail(ErrorClass::kUsage, "migration '{}' is not {} hexadecimal digits", text,
+              2 * id.size());
+}
+
 Result<MigrateOptions> parse_migrate(const std::string& text) {
   json body = json::parse(text, nullptr, false);
   if (!body.is_object()) return fail(ErrorClass::kUsage, "the request's body is not a JSON object");
@@ -128,6 +144,54 @@ HttpResponse start_migration(Agent& agent, const std::string& body) {
   return answer(json{{"ok", true}}, 202);
 }
 
+Result<void> settle(Agent& agent, const std::string& text) {
+  json body = json::parse(text, nullptr, false);
+  if (!body.is_object()) return fail(ErrorClass::kUsage, "the request's body is not a JSON object");
+  SEALIFT_TRY(const std::string id, take_text(body, "migration"));
+  SEALIFT_TRY(const std::string verdict, take_text(body, "verdict"));
+  if (!body.empty()) {
+    return fail(ErrorClass::kUsage, "\"{}\" is not known; use migration and verdict",
+                body.begin().key());
+  }
+  SEALIFT_TRY(const MigrationId migration, parse_migration_id(id));
+  if (verdict == "run source") return agent.settle_right(migration, Settle::kRunSource);
+  if (verdict == "run destination") return agent.settle_right(migration, Settle::kRunDestination);
+  if (verdict == "forget") return agent.settle_right(migration, Settle::kForget);
+  return fail(ErrorClass::kUsage, "verdict '{}' is none of run source, run destination and forget",
+              verdict);
+}
+
+// The text of a query's value: %XX is a byte. kUsage for a '%' without two digits.
+Result<std::string> from_query(std::string_view text) {
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '%') {
+      out += text[i];
+      continue;
+    }
+    unsigned number = 0;
+    const std::string_view digits = text.substr(i + 1, 2);
+    const auto [end, status] =
+        std::from_chars(digits.data(), digits.data() + digits.size(), number, 16);
+    if (digits.size() != 2 || status != std::errc() || end != digits.data() + 2) {
+      return fail(ErrorClass::kUsage, "'{}' has a % without two hexadecimal digits", text);
+    }
+    out += static_cast<char>(number);
+    i += 2;
+  }
+  return out;
+}
+
+HttpResponse right(Agent& agent, const std::string& query) {
+  constexpr std::string_view kGuest = "guest=";
+  if (query.empty()) return answer(agent.right());
+  if (query.starts_with(kGuest)) {
+    auto guest = from_query(std::string_view(query).substr(kGuest.size()));
+    return guest ? answer(agent.right(*guest)) : answer(guest.error());
+  }
+  return answer(Error{ErrorClass::kUsage, fmt::format("'{}' is not known; use guest=NAME", query)});
+}
+
 HttpResponse digest(Agent& agent, const std::string& query) {
   if (query.empty()) return answer(agent.digest(DigestAt::kAuto));
   if (query == "at=now") return answer(agent.digest(DigestAt::kNow));
@@ -146,6 +210,8 @@ HttpResponse handle_request(Agent& agent, const HttpRequest& request) {
   if (call == "GET /v1/status") return answer(to_json(agent.status()));
   if (call == "POST /v1/migrate") return start_migration(agent, request.body);
   if (call == "POST /v1/cancel") return answer(agent.cancel());
+  if (call == "GET /v1/right") return right(agent, query);
+  if (call == "POST /v1/settle") return answer(settle(agent, request.body));
   if (call == "GET /v1/digest") return digest(agent, query);
   if (call == "POST /v1/verify") return answer(agent.self_check());
   return answer(

@@ -60,6 +60,8 @@ class DestinationRunner {
 
   DestinationReport run();
   void cancel();
+  // As the source calls it, once it has; of the control thread, or after run().
+  const std::string& guest_name() const { return session_.start().guest_name; }
 
  private:
   void handle(destination::Event event);

@@ -2,8 +2,9 @@
 //
 // memory_sha256 is SHA-256 over the SHA-256 of every RAM page in the guest's own view, in ascending
 // order; a private page that was never written counts as zeros, and so does a page that never
-// arrived. Page digests can be taken one by one as pages arrive, so the digest of the hand-over costs
-// no downtime. Threads: ArrivalDigest by one thread at a time. Failure: as the view that is read.
+// arrived. Page digests can be taken one by one as pages arrive, so the digest of the hand-over
+// costs no downtime. Threads: ArrivalDigest by one thread at a time. Failure: as the view that is
+// read.
 #pragma once
 
 #include <cstdint>

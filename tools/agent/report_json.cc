@@ -119,6 +119,25 @@ json to_json(const MigrationReport& report) {
   return out;
 }
 
+json to_json(const RightAnswer& answer) {
+  json out = {{"agent", answer.agent},
+              {"state", name_of(answer.state)},
+              {"guest", answer.guest},
+              {"has_copy", answer.has_copy}};
+  if (!answer.last) return out;
+  const RightToRun& right = answer.last->right;
+  const JournalSide side = side_of(answer.last->last);
+  out["last"] = {{"migration", hex_text(right.migration)},
+                 {"generation", right.generation},
+                 {"guest", right.guest},
+                 {"source", right.source},
+                 {"destination", right.destination},
+                 {"side", name_of(side)},
+                 {"record", name_of(answer.last->last)},
+                 {"settled", is_settled(answer.last->last)}};
+  return out;
+}
+
 json to_json(const AgentStatus& status) {
   json out = {{"agent", status.name},
               {"state", name_of(status.state)},

@@ -9,6 +9,7 @@
 
 namespace sealift {
 
+nlohmann::json to_json(const RightAnswer& answer);
 nlohmann::json to_json(const AgentStatus& status);
 nlohmann::json to_json(const MigrationReport& report);
 nlohmann::json to_json(const DigestAnswer& answer);

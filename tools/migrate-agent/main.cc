@@ -27,6 +27,7 @@ struct Options {
   std::string guest_file;
   std::string capture;
   std::string secrets;
+  std::string journal;
   std::vector<std::uint16_t> versions;
   std::vector<std::string> guest_words;
   bool plain_tcp = false;
@@ -53,6 +54,7 @@ Result<AgentConfig> make_config(const Options& options) {
   config.certs_dir = options.certs;
   config.capture_path = options.capture;
   config.secrets_path = options.secrets;
+  config.journal_dir = options.journal;
   if (options.versions.size() == 2) {
     config.version_min = options.versions[0];
     config.version_max = options.versions[1];
@@ -151,6 +153,9 @@ int main(int argc, char** argv) {
                  "write the frames of outgoing migrations to this file, for `migrate-dump`; it "
                  "holds the guest's "
                  "shared pages as they are");
+  app.add_option("--journal", options.journal,
+                 "folder of this agent's own where it writes down who may run its guests, so that "
+                 "a migration in doubt can be settled (`migrate recover`)");
   app.add_option("--reveal-secrets-for-tests", options.secrets,
                  "write the keys that open a captured stream to this file; gives the guest away");
   app.add_option("--protocol-versions", options.versions,

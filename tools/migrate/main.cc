@@ -7,6 +7,7 @@
 #include "engine/limits.h"
 #include "tools/migrate/commands.h"
 #include "tools/migrate/exit_codes.h"
+#include "tools/migrate/recover.h"
 #include "tools/migrate/sev_cert.h"
 #include "transport/certs.h"
 
@@ -43,9 +44,10 @@ void add_start(CLI::App& app, AgentOptions& common, StartOptions& options) {
       ->add_option("--downtime-ms", options.downtime_ms,
                    "pause the guest when the rest takes no longer than this")
       ->capture_default_str();
-  start->add_option("--rounds-max", options.rounds_max,
-                    "how often all that is dirty, or all private memory, is sent before --on-stall "
-                    "decides")
+  start
+      ->add_option("--rounds-max", options.rounds_max,
+                   "how often all that is dirty, or all private memory, is sent before --on-stall "
+                   "decides")
       ->capture_default_str()
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{limits::kRoundsMax}));
   start
@@ -93,6 +95,23 @@ void add_sev(CLI::App& app, SevCertOptions& options) {
   add_files(*verify);
   verify->add_flag("--partial", options.partial,
                    "a parent that is not there, or a CEK without AMD's signature, is no failure");
+}
+
+void add_recover(CLI::App& app, AgentOptions& common, RecoverOptions& options) {
+  CLI::App* recover = app.add_subcommand(
+      "recover",
+      "Who may run the guest of a migration that did not end, from the journals of both agents "
+      "(`migrate-agent --journal`): run source, run destination, or needs a human. Changes nothing "
+      "without --apply or --decide.");
+  add_common(*recover, common);
+  recover->add_option("--peer", options.peer, "control address of the other agent");
+  recover->add_flag("--apply", options.apply, "carry the verdict out, at both agents");
+  recover
+      ->add_option("--decide", options.decide,
+                   "a human's own verdict, where the other host is known to be dead: 'run source', "
+                   "'run destination', or 'forget' for a guest that is lost")
+      ->check(CLI::IsMember({"run source", "run destination", "forget"}))
+      ->excludes("--apply");
 }
 
 int run_sev_cert(CLI::App& app, const SevCertOptions& options) {
@@ -153,6 +172,8 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(1, kHostDaysMax));
   make->add_flag("--json", certs.json, "print what was made as JSON");
+  RecoverOptions recover;
+  add_recover(app, common, recover);
   add_sev(app, sev_cert);
   try {
     app.parse(argc, argv);
@@ -163,5 +184,6 @@ int main(int argc, char** argv) {
     return kExitUsage;
   }
   if (app.got_subcommand("sev")) return run_sev_cert(app, sev_cert);
+  if (app.got_subcommand("recover")) return run_recover(common, recover);
   return run_command(app, common, options, certs, at);
 }

@@ -1,0 +1,124 @@
+#include "tools/agent/right_keeper.h"
+
+#include <openssl/rand.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "engine/assert.h"
+
+namespace sealift {
+namespace {
+
+JournalKind kind_of(RightStep step) {
+  switch (step) {
+    case RightStep::kBegun:
+      return JournalKind::kBegun;
+    case RightStep::kOffered:
+      return JournalKind::kOffered;
+    case RightStep::kReady:
+      return JournalKind::kReady;
+    case RightStep::kCommitting:
+      return JournalKind::kCommitting;
+    case RightStep::kTaken:
+      return JournalKind::kTaken;
+    case RightStep::kReleased:
+      return JournalKind::kReleased;
+    case RightStep::kKept:
+      return JournalKind::kKept;
+    case RightStep::kDiscarded:
+      return JournalKind::kDiscarded;
+  }
+  assert_failed("a known step", __FILE__, __LINE__);
+}
+
+std::uint64_t wall_clock_ns() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
+}
+
+}  // namespace
+
+RightKeeper::RightKeeper(std::string directory, std::string host)
+    : directory_(std::move(directory)), host_(std::move(host)) {}
+
+Result<Journal*> RightKeeper::use(const std::string& guest) {
+  if (const auto found = journals_.find(guest); found != journals_.end()) return &found->second;
+  SEALIFT_TRY(Journal journal, Journal::open(disk_, directory_, guest));
+  std::erase_if(journals_,
+                [](const auto& other) { return other.second.standings().open() == nullptr; });
+  return &journals_.emplace(guest, std::move(journal)).first->second;
+}
+
+Result<Claim> RightKeeper::next_claim(const std::string& guest) {
+  const std::lock_guard lock(mutex_);
+  SEALIFT_TRY(const Journal* journal, use(guest));
+  Claim claim;
+  claim.generation = journal->standings().generation_min();
+  const int ok = RAND_bytes(reinterpret_cast<unsigned char*>(claim.migration.data()),
+                            static_cast<int>(claim.migration.size()));
+  SEALIFT_ASSERT(ok == 1);
+  return claim;
+}
+
+Result<std::optional<JournalEntry>> RightKeeper::last(const std::string& guest) {
+  const std::lock_guard lock(mutex_);
+  // A question makes no journal.
+  SEALIFT_TRY(const std::vector<std::string> known, guests_with_journal(disk_, directory_));
+  if (std::find(known.begin(), known.end(), guest) == known.end()) return std::nullopt;
+  SEALIFT_TRY(const Journal* journal, use(guest));
+  const auto& entries = journal->standings().entries();
+  return entries.empty() ? std::nullopt : std::optional(entries.back());
+}
+
+Result<std::vector<JournalEntry>> RightKeeper::settle_after_restart() {
+  const std::lock_guard lock(mutex_);
+  std::vector<JournalEntry> unsettled;
+  SEALIFT_TRY(const std::vector<std::string> guests, guests_with_journal(disk_, directory_));
+  for (const std::string& guest : guests) {
+    SEALIFT_TRY(const Journal* journal, use(guest));
+    const JournalEntry* open = journal->standings().open();
+    if (open == nullptr) continue;
+    const JournalEntry entry = *open;
+    if (side_of(entry.last) == JournalSide::kSource) {
+      unsettled.push_back(entry);
+      continue;
+    }
+    SEALIFT_CHECK(append(JournalKind::kDiscarded, entry.right,
+                         "the agent was restarted: the copy went with the process"));
+  }
+  return unsettled;
+}
+
+Result<void> RightKeeper::note(RightStep step, const RightFacts& facts) {
+  const std::lock_guard lock(mutex_);
+  const JournalKind kind = kind_of(step);
+  RightToRun right;
+  right.migration = facts.claim.migration;
+  right.generation = facts.claim.generation;
+  right.guest = facts.guest;
+  const bool at_source = side_of(kind) == JournalSide::kSource;
+  right.source = at_source ? host_ : facts.peer;
+  right.destination = at_source ? facts.peer : host_;
+  return append(kind, std::move(right), facts.reason);
+}
+
+Result<void> RightKeeper::note_settled(const RightToRun& right, JournalKind kind,
+                                       std::string reason) {
+  const std::lock_guard lock(mutex_);
+  return append(kind, right, std::move(reason));
+}
+
+Result<void> RightKeeper::append(JournalKind kind, RightToRun right, std::string reason) {
+  SEALIFT_TRY(Journal * journal, use(right.guest));
+  JournalRecord record;
+  record.kind = kind;
+  record.right = std::move(right);
+  record.written_unix_ns = wall_clock_ns();
+  record.reason = std::move(reason);
+  return journal->append(record);
+}
+
+}  // namespace sealift

@@ -1,0 +1,50 @@
+// RightKeeper: the agent's journals: one for each guest it has, sends or receives.
+//
+// Spec:    docs/spec/handover.md, docs/spec/journal.md.
+// Owner:   the agent. Threads: any; one call at a time is inside.
+// Failure: as Journal. A journal is opened when its guest is first spoken of, and stays locked
+//          until all its migrations are settled and another guest comes, or the agent ends.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/right_notes.h"
+#include "journal/journal.h"
+#include "journal/posix_disk.h"
+
+namespace sealift {
+
+class RightKeeper final : public RightNotes {
+ public:
+  // `host` is what this agent calls itself to its peers.
+  RightKeeper(std::string directory, std::string host);
+
+  // For the next migration of a guest that is here.
+  Result<Claim> next_claim(const std::string& guest);
+  // The guest's last migration here; empty: none that is known.
+  Result<std::optional<JournalEntry>> last(const std::string& guest);
+  // What a restarted agent finds unsettled, after it has written Discarded for copies that were
+  // never taken: those are gone with the process that held them.
+  Result<std::vector<JournalEntry>> settle_after_restart();
+
+  Result<void> note(RightStep step, const RightFacts& facts) override;
+  // What `migrate recover` decided about a migration that is in the journal.
+  Result<void> note_settled(const RightToRun& right, JournalKind kind, std::string reason);
+
+ private:
+  Result<Journal*> use(const std::string& guest);
+  Result<void> append(JournalKind kind, RightToRun right, std::string reason);
+
+  std::string const directory_;
+  std::string const host_;
+  PosixDisk disk_;
+  std::mutex mutex_;
+  std::map<std::string, Journal> journals_;  // by guest, guarded by mutex_
+};
+
+}  // namespace sealift
