@@ -33,7 +33,7 @@ struct RoundStats {
   std::uint64_t firmware_ns = 0;       // time spent exporting and sending private pages
   std::uint64_t total_ns = 0;          // until the destination acknowledged the epoch
   std::uint32_t throttle_percent = 0;  // of the guest's vCPUs, while it was sent
-  DirtyCounts dirty_after;             // dirty when the round was over
+  DirtyCounts dirty_after = {};        // dirty when the round was over
 
   std::uint64_t sent_pages() const { return shared_pages + zero_pages + private_pages; }
 };

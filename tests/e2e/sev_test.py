@@ -46,6 +46,37 @@ class SevTest(AgentTest):
         self.assertEqual(self.findings(a)["chain"]["level"], "refuse")
         self.assert_runs_and_is_whole(a)
 
+    def test_a_destination_that_expects_another_policy_is_found_by_the_check(self):
+        a = self.agent("A", "source", "platform=sev", "backend=model", "memory=8M", "sev-policy=nodbg,noks")
+        b = self.agent("B", "destination", "platform=sev", "backend=model", "memory=8M")
+        done = self.migrate("check", "--to", b.listen, agent=a)
+        self.assertEqual(done.returncode, 3, done.stderr)
+        self.assertEqual(self.findings(a)["policy"]["level"], "refuse")
+
+    def test_options_that_contradict_each_other(self):
+        for words, text in ((("platform=sev", "sev-policy=es"), "use platform=sev-es"),
+                            (("platform=none", "sev-firmware=asp"), "need platform=sev"),
+                            (("platform=sev", "sev-policy=1"), "hexadecimal"),
+                            (("platform=sev-es", "backend=kvm"), "backend=model")):
+            with self.assertRaisesRegex(RuntimeError, text):
+                self.agent("A", "source", *words)
+
+    def test_files_with_guest_data_are_their_owner_s_alone(self):
+        capture, secrets = f"{self.work}/old-stream", f"{self.work}/old-secrets"
+        for path in (capture, secrets):
+            pathlib.Path(path).write_text("old", encoding="utf-8")
+            os.chmod(path, 0o644)
+        a, b = self.pair("platform=sev", "backend=model", "memory=4M", source=("--capture", capture),
+                         destination=("--reveal-secrets-for-tests", secrets))
+        self.assertEqual(self.start(a, b).returncode, 0)
+        for path in (capture, secrets):
+            self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+            self.assertNotIn(b"old", pathlib.Path(path).read_bytes()[:3])
+        self.assertIn("can open a captured stream", b.log())
+        os.mkfifo(f"{self.work}/fifo")
+        with self.assertRaisesRegex(RuntimeError, "fifo for a capture"):
+            self.agent("C", "source", "platform=sev", "backend=model", "memory=4M", "--capture", f"{self.work}/fifo")
+
     def test_a_domain_guest_is_refused_by_another_owner(self):
         a, b = self.pair("platform=sev", "backend=model", "memory=8M", "sev-policy=nodbg,domain")
         done = self.migrate("start", "--to", b.listen, agent=a)

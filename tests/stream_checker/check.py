@@ -180,7 +180,10 @@ def main():
         report = check(stream, read_secrets(options.secrets))
         if options.expect_memory is not None:
             need(report["memory_sha256"] == options.expect_memory, "the memory's digest is another one")
-    except (ValueError, KeyError, struct.error) as error:
+    except KeyError as missing:
+        print(f"check.py: {options.secrets} has no {missing}: not of a destination of this stream", file=sys.stderr)
+        return 1
+    except (ValueError, struct.error) as error:
         print(f"check.py: {error}", file=sys.stderr)
         return 1
     print(json.dumps(report))

@@ -71,6 +71,7 @@ Result<std::unique_ptr<Agent>> Agent::start(AgentConfig config, Log log) {
               decide_backend(config.guest.backend, config.guest.vm.platform));
   config.guest.vm.backend = backend.backend;
   SEALIFT_CHECK(check_config(config.guest.vm));
+  SEALIFT_CHECK(check_sev_settings(config.guest.sev, config.guest.vm.platform));
   const bool has_guest = config.has_guest;
   std::unique_ptr<Agent> agent(new Agent(std::move(config), std::move(backend), std::move(log)));
   SEALIFT_CHECK(agent->open(has_guest));
@@ -80,7 +81,10 @@ Result<std::unique_ptr<Agent>> Agent::start(AgentConfig config, Log log) {
 Result<void> Agent::open(bool has_guest) {
   SEALIFT_TRY(layout_, layout_of_guest(config_.guest.vm.memory_bytes));
   PlatformConfig platform{config_.guest.vm.platform, backend_.backend, config_.guest.sev, {}};
+  if (!config_.capture_path.empty()) SEALIFT_CHECK(open_capture(config_.capture_path));
   if (!config_.secrets_path.empty()) {
+    log_("the keys of this agent's sessions are written to " + config_.secrets_path +
+         ": whoever reads it can open a captured stream");
     SEALIFT_TRY(platform.reveal, open_secrets_file(config_.secrets_path));
   }
   SEALIFT_TRY(platform_, PlatformHost::make(platform));
@@ -222,7 +226,7 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
     return failed;
   }
   FrameTap tap;
-  if (!config_.capture_path.empty()) {
+  if (!config_.capture_path.empty() && !options.check_only) {
     auto capture = open_capture(config_.capture_path);
     if (!capture) {
       failed.outcome = Outcome::kSourceRuns;

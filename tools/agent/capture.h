@@ -14,6 +14,9 @@
 namespace sealift {
 
 // Replaces an existing file.
+// A regular file that nobody but its owner can read from now on, whatever its mode was. Shared with
+// secrets_file.h. `what` names it in the error.
+Result<int> open_private_file(const std::string& path, const char* what);
 Result<FrameTap> open_capture(const std::string& path);
 
 }  // namespace sealift

@@ -16,10 +16,10 @@ namespace sealift {
 
 struct ProgressSnapshot {
   std::string phase;
-  std::uint64_t started_ns = 0;   // steady clock
-  std::uint64_t round_pages = 0;  // taken into the running round
-  RoundStats round;               // the running round so far
-  RoundStats totals;              // finished rounds
+  std::uint64_t started_ns = 0;                 // steady clock
+  std::uint64_t round_pages = 0;                // taken into the running round
+  RoundStats round{.epochs = 0, .passes = 0};   // the running round so far
+  RoundStats totals{.epochs = 0, .passes = 0};  // finished rounds
   std::uint32_t rounds = 0;
   Rates rates;
   std::optional<Decision> decision;

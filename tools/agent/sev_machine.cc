@@ -43,6 +43,7 @@ class SevPlatformHost : public PlatformHost {
     card.memlock_limit_bytes = sev::kMemlockUnlimited;
     card.moves_vmsa = config_.sev.kernel_moves_vmsa;
     card.modelled = true;
+    card.expected_policy = config_.sev.policy;
     return card;
   }
 

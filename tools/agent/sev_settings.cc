@@ -65,12 +65,29 @@ Result<std::uint32_t> parse_sev_policy(std::string_view text) {
     }
   }
   return fail(ErrorClass::kUsage,
-              "sev-policy={} is neither none, nor a number such as 0x33010001, nor words of nodbg, "
+              "sev-policy={} is neither none, nor a hexadecimal number such as 0x33010001, nor "
+              "words of nodbg, "
               "noks, es, nosend, domain, sev and api=MAJOR.MINOR with commas between them",
               whole);
 }
 
+Result<void> check_sev_settings(const SevSettings& settings, Platform platform) {
+  if (platform != Platform::kSev && platform != Platform::kSevEs) {
+    if (!settings.given) return {};
+    return fail(ErrorClass::kUsage, "the sev- options need platform=sev or sev-es, not {}",
+                name_of(platform));
+  }
+  if (platform == Platform::kSev && (settings.policy & sev::kPolicyEs) != 0) {
+    return fail(ErrorClass::kUsage,
+                "sev-policy has the SEV-ES bit ({:#x}), and platform=sev has no SEV-ES: use "
+                "platform=sev-es",
+                settings.policy);
+  }
+  return {};
+}
+
 Result<void> set_sev_key(SevSettings& settings, std::string_view key, std::string_view text) {
+  settings.given = true;
   if (key == "sev-policy") {
     SEALIFT_TRY(settings.policy, parse_sev_policy(text));
   } else if (key == "sev-firmware" && (text == "fast" || text == "asp")) {

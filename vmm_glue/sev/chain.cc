@@ -155,8 +155,8 @@ KeyUsage usage_of(const Certificate& certificate) {
 
 Result<std::vector<Certificate>> parse_certificates(ByteView bytes) {
   if (bytes.empty() || bytes.size() > kCertificatesBytesMax) {
-    return fail(kBad, "{} bytes are not 1 to {} bytes of certificates.", bytes.size(),
-                kCertificatesBytesMax);
+    return fail(kBad, "Certificates have 1 to {} bytes together, and here are {}.",
+                kCertificatesBytesMax, bytes.empty() ? "none" : "more");
   }
   std::vector<Certificate> out;
   for (std::size_t at = 0; at < bytes.size();) {

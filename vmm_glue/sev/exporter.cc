@@ -99,6 +99,7 @@ PrivateTraits SevExporter::traits() const {
   return {.platform = config_.es ? Platform::kSevEs : Platform::kSev,
           .batch_pages_max = limits::kBatchPagesMax,
           .streams_max = 1,
+          .prepare_window_pages = config_.coherent_caches ? 0 : kFlushWindowPages,
           .live_export = true};
 }
 
@@ -120,7 +121,8 @@ Result<PlatformFindings> SevExporter::judge(ByteView card) {
 Result<Bytes> SevExporter::begin(ByteView identity) {
   const std::lock_guard lock(mutex_);
   if (phase_ != Phase::kIdle) {
-    return fail(ErrorClass::kLocalFault, "A SEV export was begun twice without a cancel between.");
+    return fail(ErrorClass::kLocalFault,
+                "A SEV export was begun while the last one is not known to be cancelled.");
   }
   SEALIFT_TRY(const IdentityBlob peer, decode_identity(identity));
   SEALIFT_CHECK(check_pdh(peer.pdh));
@@ -140,7 +142,7 @@ Result<Bytes> SevExporter::begin(ByteView identity) {
                                         .identity_hash = sha256_of(identity),
                                         .start_hash = sha256_of(out)});
   settled_.clear();
-  flushed_epoch_.reset();
+  prepared_ = false;
   paused_ = false;
   phase_ = Phase::kSending;
   return out;
@@ -178,7 +180,12 @@ Result<StartBlob> SevExporter::send_start(const IdentityBlob& identity) {
 
 void SevExporter::use_streams(std::uint32_t streams) { SEALIFT_ASSERT(streams == 1); }
 
-Result<void> SevExporter::prepare(std::uint32_t, std::span<const Gfn>) { return {}; }
+Result<void> SevExporter::prepare(std::uint32_t, std::span<const Gfn>) {
+  const std::lock_guard lock(mutex_);
+  prepared_ = true;
+  window_flushed_ = false;
+  return {};
+}
 
 Result<void> SevExporter::require_sending(const char* call) const {
   if (cancelling_) return fail(ErrorClass::kCancelled, "The SEV export was cancelled.");
@@ -204,7 +211,7 @@ Result<ExportResult> SevExporter::export_batch(std::uint8_t stream, std::uint32_
     if (host == nullptr) {
       return fail(ErrorClass::kLocalFault, "Guest page {:#x} has no host address.", value(gfn));
     }
-    SEALIFT_TRY(const bool skip, holds_nothing(gfn, host, epoch));
+    SEALIFT_TRY(const bool skip, holds_nothing(gfn, host));
     out.outcomes.push_back(skip ? ExportOutcome::kSkipped : ExportOutcome::kExported);
     if (skip) continue;
     SEALIFT_CHECK(export_page(gfn, host, batch));
@@ -215,12 +222,13 @@ Result<ExportResult> SevExporter::export_batch(std::uint8_t stream, std::uint32_
 }
 
 // populated.h has the rule and its proof.
-Result<bool> SevExporter::holds_nothing(Gfn gfn, const std::byte* host, std::uint32_t epoch) {
+Result<bool> SevExporter::holds_nothing(Gfn gfn, const std::byte* host) {
   if (settled_.contains(gfn) || !never_written(host)) return false;
   if (config_.coherent_caches) return true;
-  if (flushed_epoch_ != epoch) {
+  if (!prepared_) return false;
+  if (!window_flushed_) {
     SEALIFT_CHECK(flush_all_caches(vm_));
-    flushed_epoch_ = epoch;
+    window_flushed_ = true;
   }
   flush_host_view(host);
   return never_written(host);

@@ -48,7 +48,7 @@ struct SevConfig {
   bool es = false;          // SEV-ES: the registers travel through the firmware
   std::uint32_t vcpus = 0;  // of the guest; only SEV-ES asks. At most limits::kVcpusMax
   // CPUID 8000001F EAX bit 10: what the host reads is what the guest wrote last. False is right on
-  // every host and costs a WBINVD on all CPUs in epochs with pages that look never written.
+  // every host and costs a WBINVD on all CPUs in windows with pages that look never written.
   bool coherent_caches = false;
   std::uint64_t memory_bytes = 0;  // of the guest; a destination that can pin less is refused
   // This host's own card, for judge(). Empty: judge() is kRefused.
@@ -86,7 +86,7 @@ class SevExporter final : public PrivateExporter {
   enum class Phase : std::uint8_t { kIdle, kSending, kSealed, kInDoubt, kReleasing, kReleased };
 
   Result<StartBlob> send_start(const IdentityBlob& identity);
-  Result<bool> holds_nothing(Gfn gfn, const std::byte* host, std::uint32_t epoch);
+  Result<bool> holds_nothing(Gfn gfn, const std::byte* host);
   Result<void> export_page(Gfn gfn, std::byte* host, PrivateBatch& batch);
   Result<void> require_sending(const char* call) const;
 
@@ -95,11 +95,12 @@ class SevExporter final : public PrivateExporter {
   const SevConfig config_;
   std::atomic<bool> cancelling_{false};
 
-  std::mutex mutex_;                            // one command at a time, as the mailbox has it
-  Phase phase_ = Phase::kIdle;                  // guarded by mutex_
-  bool paused_ = false;                         // guarded by mutex_
-  std::optional<Binding> binding_;              // guarded by mutex_; there while kSending
-  std::optional<std::uint32_t> flushed_epoch_;  // guarded by mutex_; caches, see populated.h
+  std::mutex mutex_;                // one command at a time, as the mailbox has it
+  Phase phase_ = Phase::kIdle;      // guarded by mutex_
+  bool paused_ = false;             // guarded by mutex_
+  std::optional<Binding> binding_;  // guarded by mutex_; there while kSending
+  bool prepared_ = false;           // guarded by mutex_; a window is open
+  bool window_flushed_ = false;     // guarded by mutex_; caches, see populated.h
   Settled settled_;
 };
 

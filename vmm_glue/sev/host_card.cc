@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::uint8_t kMovesVmsa = 1u << 0;
 constexpr std::uint8_t kModelled = 1u << 1;
+constexpr std::uint8_t kExpectsPolicy = 1u << 2;
 constexpr std::size_t kFixedBytes = kHostCardHeaderBytes + kCertificateBytes + kChainBytes;
 static_assert(kFixedBytes + kFirmwareBlobBytesMax <= limits::kPlatformBlobBytesMax);
 
@@ -24,7 +25,9 @@ Bytes slice(ByteView bytes, std::size_t at, std::size_t count) {
 Bytes encode(const HostCard& card) {
   SEALIFT_ASSERT(card.pdh.size() == kCertificateBytes && card.chain.size() == kChainBytes);
   SEALIFT_ASSERT(card.amd_certs.size() <= kFirmwareBlobBytesMax);
-  const unsigned abilities = (card.moves_vmsa ? kMovesVmsa : 0u) | (card.modelled ? kModelled : 0u);
+  const unsigned abilities = (card.moves_vmsa ? kMovesVmsa : 0u) |
+                             (card.modelled ? kModelled : 0u) |
+                             (card.expected_policy ? kExpectsPolicy : 0u);
   Bytes out;
   append_le(out, kHostCardVersion);
   append_le(out, card.flags);
@@ -39,6 +42,7 @@ Bytes encode(const HostCard& card) {
   append_le(out, static_cast<std::uint32_t>(card.pdh.size()));
   append_le(out, static_cast<std::uint32_t>(card.chain.size()));
   append_le(out, static_cast<std::uint32_t>(card.amd_certs.size()));
+  append_le(out, card.expected_policy.value_or(0));
   SEALIFT_ASSERT(out.size() == kHostCardHeaderBytes);
   append(out, card.pdh);
   append(out, card.chain);
@@ -70,9 +74,13 @@ Result<HostCard> decode_host_card(ByteView bytes) {
   }
   const auto abilities = get_le<std::uint8_t>(bytes, 13);
   const auto reserved = get_le<std::uint16_t>(bytes, 14);
-  if ((abilities & ~(kMovesVmsa | kModelled)) != 0 || reserved != 0) {
-    return fail(kBad, "The SEV host card has abilities {:#x} and reserved bytes {:#x}.", abilities,
-                reserved);
+  const auto policy = get_le<std::uint32_t>(bytes, 36);
+  const bool expects_policy = (abilities & kExpectsPolicy) != 0;
+  if ((abilities & ~(kMovesVmsa | kModelled | kExpectsPolicy)) != 0 || reserved != 0 ||
+      (!expects_policy && policy != 0)) {
+    return fail(kBad,
+                "The SEV host card has abilities {:#x}, reserved bytes {:#x} and policy {:#x}.",
+                abilities, reserved, policy);
   }
   return HostCard{
       .api_major = get_le<std::uint8_t>(bytes, 8),
@@ -84,6 +92,7 @@ Result<HostCard> decode_host_card(ByteView bytes) {
       .memlock_limit_bytes = get_le<std::uint64_t>(bytes, 16),
       .moves_vmsa = (abilities & kMovesVmsa) != 0,
       .modelled = (abilities & kModelled) != 0,
+      .expected_policy = expects_policy ? std::optional(policy) : std::nullopt,
       .pdh = slice(bytes, kHostCardHeaderBytes, kCertificateBytes),
       .chain = slice(bytes, kHostCardHeaderBytes + kCertificateBytes, kChainBytes),
       .amd_certs = slice(bytes, kFixedBytes, amd),

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "engine/result.h"
 #include "engine/types.h"
@@ -16,7 +17,7 @@
 namespace sealift::sev {
 
 inline constexpr std::uint32_t kHostCardVersion = 1;
-inline constexpr std::size_t kHostCardHeaderBytes = 36;
+inline constexpr std::size_t kHostCardHeaderBytes = 40;
 inline constexpr std::uint64_t kMemlockUnlimited = UINT64_MAX;
 
 struct HostCard {
@@ -29,9 +30,11 @@ struct HostCard {
   std::uint64_t memlock_limit_bytes = 0;  // kMemlockUnlimited also with CAP_IPC_LOCK
   bool moves_vmsa = false;                // the kernel has SEND_ and RECEIVE_UPDATE_VMSA
   bool modelled = false;                  // the firmware is software
-  Bytes pdh;                              // kCertificateBytes
-  Bytes chain;                            // kChainBytes: PEK, OCA, CEK
-  Bytes amd_certs;                        // ASK, ARK; may be empty
+  // The policy it takes a guest with; another one would be refused at the start. Empty: any.
+  std::optional<std::uint32_t> expected_policy;
+  Bytes pdh;        // kCertificateBytes
+  Bytes chain;      // kChainBytes: PEK, OCA, CEK
+  Bytes amd_certs;  // ASK, ARK; may be empty
   friend bool operator==(const HostCard&, const HostCard&) = default;
 };
 // REQUIRES: the lengths named above, amd_certs at most kFirmwareBlobBytesMax.

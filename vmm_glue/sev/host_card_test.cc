@@ -18,6 +18,7 @@ HostCard a_card() {
   card.phys_addr_reduction = 5;
   card.memlock_limit_bytes = 0x0102030405060708;
   card.moves_vmsa = true;
+  card.expected_policy = 0x33020001;
   card.pdh = Bytes(kCertificateBytes, std::byte{0xd1});
   card.chain = Bytes(kChainBytes, std::byte{0xc2});
   card.amd_certs = Bytes(1664, std::byte{0xa3});
@@ -31,18 +32,19 @@ TEST(SevHostCard, GoldenBytes) {
             "01000000"  // version
             "01010000"  // flags
             "01371d33"  // API 1.55, build 29, C-bit 51
-            "05010000"  // reduction 5, moves VMSAs, reserved
+            "05050000"  // reduction 5, moves VMSAs and expects a policy, reserved
             "0807060504030201"
             "24080000"    // PDH
             "6c180000"    // chain
-            "80060000");  // AMD
-  EXPECT_EQ(bytes[36], std::byte{0xd1});
-  EXPECT_EQ(bytes[36 + 2084], std::byte{0xc2});
+            "80060000"    // AMD
+            "01000233");  // policy
+  EXPECT_EQ(bytes[40], std::byte{0xd1});
+  EXPECT_EQ(bytes[40 + 2084], std::byte{0xc2});
   EXPECT_EQ(bytes.back(), std::byte{0xa3});
   Sha256 sha;
   sha.add(bytes);
   EXPECT_EQ(to_hex(sha.finish()),
-            "6dfa77a49b02694515f693c61e91bd52e519b4a8007e17a077a0bf0851959ab2");
+            "70d01d66dffc3e8539e6c4dad9f8301c8c55b696d44e29bef68b50be2a00e97a");
 }
 
 TEST(SevHostCard, RoundTrip) {
@@ -50,6 +52,7 @@ TEST(SevHostCard, RoundTrip) {
   EXPECT_EQ(must(decode_host_card(encode(card))), card);
   card.amd_certs.clear();
   card.modelled = true;
+  card.expected_policy.reset();
   card.moves_vmsa = false;
   card.memlock_limit_bytes = kMemlockUnlimited;
   EXPECT_EQ(must(decode_host_card(encode(card))), card);
@@ -77,8 +80,8 @@ TEST(SevHostCard, EveryHeaderBitCounts) {
     Bytes bad = good;
     bad[bit / 8] ^= std::byte(1u << bit % 8);
     const auto decoded = decode_host_card(bad);
-    const bool length_or_form = bit / 8 < 4 || bit / 8 == 14 || bit / 8 == 15 || bit / 8 >= 24 ||
-                                (bit / 8 == 13 && bit % 8 >= 2);
+    const bool length_or_form = bit / 8 < 4 || bit / 8 == 14 || bit / 8 == 15 ||
+                                (bit / 8 >= 24 && bit / 8 < 36) || (bit / 8 == 13 && bit % 8 >= 2);
     ASSERT_EQ(decoded.has_value(), !length_or_form) << "bit " << bit;
     if (decoded) {
       EXPECT_NE(*decoded, card) << "bit " << bit;

@@ -8,14 +8,14 @@
 // Caches. With coherent caches (CPUID 8000001F EAX bit 10) the host's read sees every write.
 // Without them a guest's write may sit in a cache line under the C-bit's alias while memory, and
 // the host's read, still show zeros. Then a page counts as never written only after WBINVD on all
-// CPUs in the same epoch, and after its own lines of the host's alias were flushed (a line read
-// earlier would show the past, and newer kernels write back without invalidating). Proof: let H be
-// the last harvest of the dirty log before the epoch's first export_batch(), F the flush, F after
-// H. A write before F is in memory at F, so the page is not zero. A write after F comes after H: a
-// later harvest reports it, and the page comes again in a later epoch, which has its own flush. In
-// the last epoch the guest is paused.
-//   REQUIRES of the caller: the pages of an epoch were taken from the dirty set before its first
-//   export_batch(), or the guest is paused (engine/round.h).
+// CPUs that came after the page was taken from the dirty set, and after its own lines of the host's
+// alias were flushed (a line read earlier would show the past, and newer kernels write back without
+// invalidating). Proof: let T be the taking of the page, F the flush after it. A write before F is
+// in memory at F, so the page is not zero. A write after F comes after T: a later harvest marks the
+// page, nothing takes that mark any more in this window, and the page comes again in a later one,
+// which has its own flush. In the last epoch the guest is paused. So that a flush serves many
+// pages, such a host's exporter asks for windows (PrivateTraits::prepare_window_pages): all pages
+// of a window are taken before its prepare(), and the flush comes after that.
 //
 // Only the first copy may be left out: a page that was exported or converted in this session may
 // have a copy at the destination, and zeros can come back to it (turned shared, cleared, turned
@@ -33,6 +33,9 @@
 #include "vmm_glue/sev/command.h"
 
 namespace sealift::sev {
+
+// Pages of one window: what one flush of all caches serves, and what is taken early for it.
+inline constexpr std::uint32_t kFlushWindowPages = 32768;
 
 // Does the host see a page of zeros? A guest may write it at the same time. Fast: a page with
 // content is left at its first words, a page of zeros some 200 ns. REQUIRES: page-aligned.

@@ -47,13 +47,18 @@ PlatformFinding judge_nosend(const GuestFacts& guest) {
   return {Level::kOk, "nosend", "the policy lets the guest be sent"};
 }
 
-PlatformFinding judge_policy(const GuestFacts& guest) {
+PlatformFinding judge_policy(const GuestFacts& guest, const HostCard& destination) {
   const std::uint32_t reserved = guest.policy & kPolicyReserved;
   if (reserved != 0) {
     return {
         Level::kRefuse, "policy",
         fmt::format("the guest's policy {:#010x} has reserved bits {:#x}, which firmware refuses",
                     guest.policy, reserved)};
+  }
+  if (destination.expected_policy && *destination.expected_policy != guest.policy) {
+    return {Level::kRefuse, "policy",
+            fmt::format("the guest's policy is {}, and the destination expects {}",
+                        policy_words(guest.policy), policy_words(*destination.expected_policy))};
   }
   return {Level::kOk, "policy", "policy " + policy_words(guest.policy)};
 }
@@ -224,7 +229,7 @@ std::string policy_words(std::uint32_t policy) {
 PlatformFindings judge(const HostCard& source, const GuestFacts& guest,
                        const HostCard& destination) {
   PlatformFindings out{judge_modelled(source, destination), judge_nosend(guest),
-                       judge_policy(guest)};
+                       judge_policy(guest, destination)};
   const auto chain = parse_chain(destination.pdh, destination.chain, destination.amd_certs);
   if (chain) {
     out.push_back(judge_api(guest, destination, *chain));
