@@ -165,6 +165,8 @@ enum class Phase : std::uint8_t {
   kEnded
 };
 const char* name_of(Phase phase);
+// What a failure before the hand-over means for the migration.
+Outcome outcome_of(const Error& error);
 
 }  // namespace source
 
