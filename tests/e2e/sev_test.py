@@ -28,6 +28,11 @@ class SevTest(AgentTest):
         self.assertEqual({finding["level"] for finding in self.findings(a).values()}, {"ok", "warning"})
         self.assertEqual(self.findings(a)["modelled"]["level"], "warning")
         self.assertEqual(self.json("status", agent=b)["state"], "empty")
+        # Progress of this migration from its first line on, not of one that never was.
+        for line in done.stderr.splitlines():
+            progress = json.loads(line)
+            self.assertTrue(progress["phase"])
+            self.assertLess(progress["elapsed_ms"], 60_000)
 
     def test_a_guest_that_may_not_leave_is_refused_before_anything_moves(self):
         a, b = self.pair("platform=sev", "backend=model", "memory=8M", "sev-policy=nodbg,nosend")

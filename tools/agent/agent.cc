@@ -185,6 +185,11 @@ Result<void> Agent::start_migration(const MigrateOptions& options) {
     state_ = AgentState::kMigrating;
     report_.reset();
     connecting_.emplace();
+    progress_ = std::make_shared<Progress>();
+    progress_->update([](ProgressSnapshot& p) {
+      p.phase = "connecting";
+      p.started_ns = steady_now_ns();
+    });
   }
   if (migration_thread_.joinable()) migration_thread_.join();
   migration_thread_ = std::jthread([this, options] { run_migration(options); });
@@ -198,12 +203,6 @@ void Agent::run_migration(const MigrateOptions& options) {
 }
 
 MigrationReport Agent::migrate(const MigrateOptions& options) {
-  auto progress = std::make_shared<Progress>();
-  progress->update([](ProgressSnapshot& p) {
-    p = ProgressSnapshot{};
-    p.phase = "connecting";
-    p.started_ns = steady_now_ns();
-  });
   MigrationReport failed;
   Stopwatch watch;
   ConnectOptions connecting;
@@ -212,10 +211,11 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
   if (options.to.kind == Address::Kind::kTcp && tls_client_) connecting.tls = &*tls_client_;
   CancelToken token;
   std::shared_ptr<Machine> machine;
+  std::shared_ptr<Progress> progress;
   {
     const std::lock_guard lock(mutex_);
     token = *connecting_;
-    progress_ = progress;
+    progress = progress_;
     machine = machine_;
   }
   auto stream = connect(options.to, connecting, token);
