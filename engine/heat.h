@@ -45,6 +45,7 @@ struct HeatEstimate {
 class Heat {
  public:
   static constexpr unsigned kClasses = HeatEstimate::kClasses;
+  static constexpr std::uint64_t kNeighbourWords = 8;  // 2 MiB
   static constexpr unsigned kBandsOfClass = 10;  // 0, 1, 2 to 3, 4 to 7, …, 256 or more neighbours
   static constexpr unsigned kBands = kClasses * kBandsOfClass;
   static constexpr unsigned class_of_band(unsigned band) { return band / kBandsOfClass; }
@@ -77,7 +78,6 @@ class Heat {
 
  private:
   static constexpr std::uint64_t kBlockWords = 64;
-  static constexpr std::uint64_t kNeighbourWords = 8;
   static constexpr unsigned kPlanes = 3;
   // Bit i of plane p of a word: bit p of the class of its page i. Written under the mutex, read
   // without: a class may be read half changed, which only misplaces a page once.

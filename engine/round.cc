@@ -22,7 +22,7 @@ Round::Round(DirtySet& dirty, const PageMap& live, const Heat* heat, const Round
     : dirty_(dirty), live_(live), heat_(heat), words_((dirty.span_pages() + 63) / 64) {
   SEALIFT_ASSERT(limits.private_pages_max > 0);
   Bands bands;
-  take_shared(bands, limits.private_pages_max);
+  take_shared(bands);
   const std::uint64_t all =
       std::accumulate(bands.dirty.begin(), bands.dirty.end(), std::uint64_t{0});
   const std::uint64_t wanted =
@@ -33,7 +33,7 @@ Round::Round(DirtySet& dirty, const PageMap& live, const Heat* heat, const Round
     quota[b] = std::min(bands.dirty[b], left);
     left -= quota[b];
   }
-  if (all > limits.private_pages_max) list_private(bands, quota, wanted);
+  list_private(bands, quota, wanted);
   private_.reserve(wanted);
   for (unsigned b = 0; b < Heat::kBands; ++b) {
     const auto end = bands.listed[b].begin() +
@@ -48,10 +48,8 @@ Heat::Word Round::heat_of(std::uint64_t word) const {
   return heat_ != nullptr ? heat_->word(word) : Heat::Word{{~0ULL}};
 }
 
-// What is believed to be shared now leaves the set. The rest is counted, and listed unless it is
-// more than `list_max`.
-void Round::take_shared(Bands& bands, std::uint64_t list_max) {
-  std::uint64_t listed = 0;
+// What is believed to be shared now leaves the set. The rest is counted.
+void Round::take_shared(Bands& bands) {
   for (std::uint64_t word = dirty_.next_marked_word(0); word < words_;
        word = dirty_.next_marked_word(word + 1)) {
     const std::uint64_t marked = dirty_.marked_bits(word);
@@ -62,12 +60,7 @@ void Round::take_shared(Bands& bands, std::uint64_t list_max) {
       for (unsigned cls = 0; rest != 0; ++cls) {
         const std::uint64_t pages = rest & heat.classes[cls];
         rest &= ~pages;
-        std::vector<Gfn>& list = bands.listed[heat.band_of(cls)];
-        std::uint64_t& dirty = bands.dirty[heat.band_of(cls)];
-        for_each_page(word, pages, [&](Gfn gfn) {
-          ++dirty;
-          if (++listed <= list_max) list.push_back(gfn);
-        });
+        bands.dirty[heat.band_of(cls)] += static_cast<std::uint64_t>(std::popcount(pages));
       }
     }
     if ((marked & shared) == 0) continue;
@@ -82,23 +75,47 @@ void Round::take_shared(Bands& bands, std::uint64_t list_max) {
   }
 }
 
-// The coldest ones; of the band in which the limit falls, those with the lowest addresses.
+// The coldest ones. Of the band in which the limit falls, 2 MiB here and 2 MiB there, in an order
+// that is the same in each round: while nothing is known of the guest, the place where it writes
+// would be as likely at the lowest addresses as anywhere, and all of it would leave in vain. That
+// looks at every 2 MiB of the guest; a few pages are found by their marks.
 void Round::list_private(Bands& bands, const BandCounts& quota, std::uint64_t wanted) {
-  for (std::vector<Gfn>& list : bands.listed) list.clear();
-  for (std::uint64_t word = dirty_.next_marked_word(0); word < words_ && wanted > 0;
-       word = dirty_.next_marked_word(word + 1)) {
-    const std::uint64_t pages = dirty_.marked_bits(word) & ~live_.shared_bits(word);
-    if (pages == 0) continue;
-    const Heat::Word heat = heat_of(word);
-    for (unsigned cls = 0; cls < Heat::kClasses; ++cls) {
-      const unsigned band = heat.band_of(cls);
-      for_each_page(word, pages & heat.classes[cls], [&](Gfn gfn) {
-        if (bands.listed[band].size() == quota[band]) return;
-        bands.listed[band].push_back(gfn);
-        --wanted;
-      });
+  constexpr std::uint64_t kFewPages = 4096;
+  if (wanted <= kFewPages) {
+    for (std::uint64_t word = dirty_.next_marked_word(0); word < words_ && wanted > 0;
+         word = dirty_.next_marked_word(word + 1)) {
+      wanted -= list_word(bands, quota, word);
+    }
+    return;
+  }
+  constexpr std::uint64_t kGroupWords = Heat::kNeighbourWords;
+  constexpr std::uint64_t kStride = 0x9e3779b1;  // odd: every number below a power of two once
+  const std::uint64_t groups = (words_ + kGroupWords - 1) / kGroupWords;
+  const std::uint64_t numbers = std::bit_ceil(groups);
+  for (std::uint64_t i = 0; i < numbers && wanted > 0; ++i) {
+    const std::uint64_t group = i * kStride & (numbers - 1);
+    if (group >= groups) continue;
+    const std::uint64_t end = std::min(words_, (group + 1) * kGroupWords);
+    for (std::uint64_t word = group * kGroupWords; word < end; ++word) {
+      wanted -= list_word(bands, quota, word);
     }
   }
+}
+
+std::uint64_t Round::list_word(Bands& bands, const BandCounts& quota, std::uint64_t word) {
+  const std::uint64_t pages = dirty_.marked_bits(word) & ~live_.shared_bits(word);
+  if (pages == 0) return 0;
+  const Heat::Word heat = heat_of(word);
+  std::uint64_t listed = 0;
+  for (unsigned cls = 0; cls < Heat::kClasses; ++cls) {
+    const unsigned band = heat.band_of(cls);
+    for_each_page(word, pages & heat.classes[cls], [&](Gfn gfn) {
+      if (bands.listed[band].size() == quota[band]) return;
+      bands.listed[band].push_back(gfn);
+      ++listed;
+    });
+  }
+  return listed;
 }
 
 std::vector<Gfn> Round::next_shared(const PageMap& announced, std::uint32_t pages_max,

@@ -11,7 +11,7 @@
 // Pages travel by the map that was announced to the destination. A page whose class in it is not
 // the one it has at 3 is put back: its conversion is announced before the next epoch.
 //
-// Private pages leave coldest first (engine/heat.h), within a band ascending.
+// Private pages leave coldest first (engine/heat.h); within a band 2 MiB here and 2 MiB there.
 //
 // Owner:   the thread that runs the round. Threads: next_shared() and next_private() may be called
 //          by one thread each at the same time; maps, DirtySet and Heat may change beside it, the
@@ -55,7 +55,8 @@ class Round {
   // epoch anyway) and counted in skipped_pages().
   std::vector<Gfn> next_shared(const PageMap& announced, std::uint32_t pages_max,
                                bool skip_redirtied);
-  // The same for private pages; ascending within a band only. Pages that became hotter since they
+  // The same for private pages; ascending within a band and 2 MiB only.
+  // Pages that became hotter since they
   // were listed are left out when `skip_redirtied`.
   std::vector<Gfn> next_private(const PageMap& announced, std::uint32_t pages_max,
                                 bool skip_redirtied);
@@ -73,8 +74,9 @@ class Round {
   };
 
   Heat::Word heat_of(std::uint64_t word) const;
-  void take_shared(Bands& bands, std::uint64_t list_max);
+  void take_shared(Bands& bands);
   void list_private(Bands& bands, const BandCounts& quota, std::uint64_t wanted);
+  std::uint64_t list_word(Bands& bands, const BandCounts& quota, std::uint64_t word);  // how many
   std::uint64_t take_private(std::uint64_t word, std::uint64_t pages, const PageMap& announced,
                              bool skip_redirtied);
 

@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <map>
+#include <numeric>
 #include <set>
 #include <thread>
 #include <utility>
@@ -141,6 +142,29 @@ TEST(Round, WhatIsNotAskedForStaysDirty) {
 
 // A page is written, then marked, while rounds are cut short at any moment: the last copy of each
 // is its last content.
+// Nothing is known of the guest: where it writes is not where the first exports go.
+TEST(Round, PagesThatAreEquallyColdLeaveFromAllOverTheGuest) {
+  constexpr std::uint64_t kSpan = 1 << 16;
+  constexpr std::uint64_t kGroupPages = 512;
+  const PageMap map(kSpan);
+  DirtySet dirty(kSpan);
+  dirty.mark(GfnRange{Gfn{0}, kSpan});
+  std::vector<std::uint64_t> exported(kSpan / kGroupPages);
+  Round first(dirty, map, nullptr, RoundLimits{.private_pages_max = 16 * kGroupPages});
+  for (;;) {
+    const std::vector<Gfn> batch = first.next_private(map, 512, false);
+    if (batch.empty()) break;
+    for (Gfn gfn : batch) ++exported[value(gfn) / kGroupPages];
+  }
+  for (std::size_t quarter = 0; quarter < 4; ++quarter) {
+    const auto begin = exported.begin() + static_cast<std::ptrdiff_t>(quarter * 32);
+    const std::uint64_t pages = std::accumulate(begin, begin + 32, std::uint64_t{0});
+    EXPECT_GE(pages, 3 * kGroupPages) << quarter;  // of 4 on average
+    EXPECT_LE(pages, 5 * kGroupPages) << quarter;
+  }
+  EXPECT_EQ(dirty.count(), kSpan - 16 * kGroupPages);
+}
+
 TEST(Round, LosesNothingBesideAWritingGuest) {
   constexpr std::array<std::uint64_t, 6> kPages = {0, 1, 64, 4095, 4096, 5000};
   constexpr std::uint64_t kWrites = 100'000;
