@@ -16,6 +16,7 @@
 
 #include "schemas/codec.h"
 #include "tests/support/memory_channel.h"
+#include "journal/record.h"
 #include "tools/agent/destination_runner.h"
 #include "tools/agent/guest_digest.h"
 #include "tools/agent/machine.h"
@@ -148,8 +149,8 @@ class Matrix : public ::testing::TestWithParam<Cell> {
         << (received.error ? received.error->detail : "-");
     const auto at_source = digest_of(source_vm.layout(), source_vm.page_map(), view_of(source_vm));
     ASSERT_TRUE(at_source && at_destination);
-    EXPECT_EQ(hex(at_source->memory_sha256), hex(at_destination->memory_sha256));
-    EXPECT_EQ(hex(at_source->page_map_sha256), hex(at_destination->page_map_sha256));
+    EXPECT_EQ(hex_text(at_source->memory_sha256), hex_text(at_destination->memory_sha256));
+    EXPECT_EQ(hex_text(at_source->page_map_sha256), hex_text(at_destination->page_map_sha256));
     auto check = destination_vm.self_check(kGuestMax);
     ASSERT_TRUE(check) << check.error().detail;
     EXPECT_EQ(check->errors, 0u) << "first bad gfn "

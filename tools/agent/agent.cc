@@ -20,19 +20,6 @@ constexpr Millis kConnectMax{5'000};
 constexpr Millis kPeerSilentMax{10'000};
 constexpr const char* kBuild = "sealift 0.1.0";
 
-Outcome outcome_of_connecting(const Error& error) {
-  switch (error.cls) {
-    case ErrorClass::kPolicy:
-      return Outcome::kPolicy;
-    case ErrorClass::kCancelled:
-      return Outcome::kCancelled;
-    case ErrorClass::kTimedOut:
-      return Outcome::kTimedOut;
-    default:
-      return Outcome::kSourceRuns;
-  }
-}
-
 }  // namespace
 
 const char* name_of(AgentState state) {
@@ -220,7 +207,7 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
   }
   auto stream = connect(options.to, connecting, token);
   if (!stream) {
-    failed.outcome = outcome_of_connecting(stream.error());
+    failed.outcome = source::outcome_of(stream.error());
     failed.error = std::move(stream.error());
     failed.total_ns = watch.elapsed_ns();
     return failed;

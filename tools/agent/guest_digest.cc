@@ -75,11 +75,4 @@ Result<GuestDigest> digest_of(const MemoryLayout& layout, const PageMap& map,
   return digest;
 }
 
-std::string hex(std::span<const std::byte> bytes) {
-  std::string text;
-  text.reserve(bytes.size() * 2);
-  for (std::byte byte : bytes) text += fmt::format("{:02x}", static_cast<unsigned>(byte));
-  return text;
-}
-
 }  // namespace sealift

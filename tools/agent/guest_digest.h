@@ -52,6 +52,4 @@ Result<GuestDigest> digest_of(const MemoryLayout& layout, const PageMap& map,
 // The page map's part; memory_sha256 stays zero.
 GuestDigest page_map_digest(const MemoryLayout& layout, const PageMap& map);
 
-std::string hex(std::span<const std::byte> bytes);
-
 }  // namespace sealift

@@ -167,8 +167,8 @@ json to_json(const AgentStatus& status) {
 json to_json(const DigestAnswer& answer) {
   return {{"at", answer.at_handover ? "handover" : "now"},
           {"covers", answer.covers_private ? "all pages" : "shared pages"},
-          {"memory_sha256", hex(answer.digest.memory_sha256)},
-          {"page_map_sha256", hex(answer.digest.page_map_sha256)},
+          {"memory_sha256", hex_text(answer.digest.memory_sha256)},
+          {"page_map_sha256", hex_text(answer.digest.page_map_sha256)},
           {"shared_pages", answer.digest.shared_pages},
           {"private_pages", answer.digest.private_pages}};
 }

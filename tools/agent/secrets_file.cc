@@ -4,8 +4,8 @@
 
 #include <memory>
 
+#include "journal/record.h"
 #include "tools/agent/capture.h"
-#include "tools/agent/guest_digest.h"
 
 namespace sealift {
 
@@ -17,7 +17,7 @@ Result<RevealSecret> open_secrets_file(const std::string& path) {
     delete file;
   });
   return RevealSecret([owned](std::string_view name, ByteView secret) {
-    const std::string line = std::string(name) + " " + hex(secret) + "\n";
+    const std::string line = std::string(name) + " " + hex_text(secret) + "\n";
     (void)!write(*owned, line.data(), line.size());  // whole or not at all, on a file
   });
 }

@@ -4,6 +4,7 @@
 #include <map>
 #include <utility>
 
+#include "journal/record.h"
 #include "schemas/codec.h"
 #include "schemas/record_type.h"
 #include "transport/frame.h"
@@ -84,12 +85,6 @@ std::uint64_t pages_in(const std::vector<GfnRange>& ranges) {
   return pages;
 }
 
-std::string hex(ByteView bytes) {
-  std::string text;
-  for (std::byte b : bytes) text += fmt::format("{:02x}", std::to_integer<unsigned int>(b));
-  return text;
-}
-
 struct Describe {
   std::string operator()(const Hello& hello) const {
     return fmt::format(
@@ -111,7 +106,7 @@ struct Describe {
     return fmt::format("card of {} bytes", card.card.size());
   }
   std::string operator()(const Claim& claim) const {
-    return fmt::format("migration {}, generation {}", hex(claim.migration), claim.generation);
+    return fmt::format("migration {}, generation {}", hex_text(claim.migration), claim.generation);
   }
   std::string operator()(const PlatformStart& start) const {
     return fmt::format("start of {} bytes", start.start.size());
@@ -149,7 +144,7 @@ struct Describe {
     return fmt::format(
         "{} epochs, {} shared and {} private pages, {} state items, page map {}, token of {} bytes",
         finish.epochs, finish.shared_pages, finish.private_pages, finish.state_items,
-        hex(finish.page_map_digest), finish.token.size());
+        hex_text(finish.page_map_digest), finish.token.size());
   }
   std::string operator()(const Ready& ready) const {
     return fmt::format("state loaded in {} ns, sealed in {} ns", ready.load_state_ns,

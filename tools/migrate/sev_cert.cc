@@ -7,6 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "journal/record.h"
 #include "tools/migrate/commands.h"
 #include "tools/migrate/exit_codes.h"
 #include "vmm_glue/sev/chain.h"
@@ -23,18 +24,12 @@ struct Found {
   sev::Certificate certificate;
 };
 
-std::string hex(ByteView bytes) {
-  std::string out;
-  for (const std::byte byte : bytes) out += fmt::format("{:02x}", std::to_integer<unsigned>(byte));
-  return out;
-}
-
 // Enough of a SHA-256 to tell keys apart by eye.
 std::string short_hash(std::initializer_list<ByteView> parts) {
   constexpr std::size_t kShownBytes = 8;
   sev::Sha256 sha;
   for (const ByteView part : parts) sha.add(part);
-  return hex(ByteView(sha.finish()).first(kShownBytes));
+  return hex_text(ByteView(sha.finish()).first(kShownBytes));
 }
 
 Result<Bytes> read_file(const std::string& path) {
@@ -86,8 +81,8 @@ json json_of(const sev::AmdCertificate& certificate) {
               {"version", 1},
               {"bytes", certificate.encode().size()},
               {"usage", static_cast<std::uint32_t>(certificate.usage)},
-              {"key_id", hex(certificate.key_id)},
-              {"certifying_key_id", hex(certificate.certifying_id)},
+              {"key_id", hex_text(certificate.key_id)},
+              {"certifying_key_id", hex_text(certificate.certifying_id)},
               {"bits", certificate.bits()},
               {"exponent", sev::kRsaExponent},
               {"key_sha256", short_hash({certificate.modulus})},

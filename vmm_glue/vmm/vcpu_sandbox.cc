@@ -3,6 +3,7 @@
 #include <seccomp.h>
 #include <sys/mman.h>
 
+#include <cerrno>
 #include <cstring>
 #include <memory>
 
@@ -60,6 +61,13 @@ Result<void> enter_vcpu_sandbox() {
       return fail(ErrorClass::kLocalFault, "seccomp rule for system call {} failed: {}", call,
                   strerrorname_np(-error));
     }
+  }
+  // Refused rather than fatal: glibc's free() looks at /proc/sys/vm/overcommit_memory when it gives
+  // memory back for the first time, and does without where it cannot.
+  if (const int error = seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(EPERM), SCMP_SYS(openat), 0);
+      error != 0) {
+    return fail(ErrorClass::kLocalFault, "seccomp rule for openat failed: {}",
+                strerrorname_np(-error));
   }
   for (const Masked& rule : kAllowedMasked) {
     const scmp_arg_cmp compare =
