@@ -9,15 +9,16 @@ import re
 import subprocess
 import sys
 
-# folder -> folders of ours it may include. engine <- {schemas, vmm_glue, transport, journal} <- tools <- tests
+# folder -> folders of ours it may include. engine <- {schemas, vmm_glue, transport, journal, fence} <- tools <- tests
 ARROWS = {
     "engine": {"engine"},
     "schemas": {"schemas", "engine"},
     "vmm_glue": {"vmm_glue", "engine"},
     "transport": {"transport", "engine"},
     "journal": {"journal", "engine"},
-    "tools": {"tools", "schemas", "vmm_glue", "transport", "journal", "engine"},
-    "tests": {"tests", "tools", "schemas", "vmm_glue", "transport", "journal", "engine"},
+    "fence": {"fence", "engine"},
+    "tools": {"tools", "schemas", "vmm_glue", "transport", "journal", "fence", "engine"},
+    "tests": {"tests", "tools", "schemas", "vmm_glue", "transport", "journal", "fence", "engine"},
 }
 # What only one folder may include.
 ONLY_IN = [
