@@ -73,6 +73,9 @@ class Pattern {
     }
   }
 
+  // Those that are written most often first, where the pattern has such.
+  const std::vector<Gfn>& by_rank() const { return pages_; }
+
  private:
   Writes const writes_;
   std::vector<Gfn> pages_;    // by rank
@@ -104,6 +107,7 @@ class Simulation {
   }
 
   ExportsOutcome run() {
+    if (order_ == Order::kAllKnowing) forget_unpopulated();
     std::vector<RoundStats> rounds;
     Decision decision;
     for (std::uint32_t epoch = 1; decision.step == Step::kAnotherRound; ++epoch) {
@@ -139,6 +143,12 @@ class Simulation {
     }
     out_.populated_pages = pages.size();
     return pages;
+  }
+
+  void forget_unpopulated() {
+    for (std::uint64_t page = span_ / kSharedShare; page < span_; ++page) {
+      if (!populated_[page]) dirty_.take(page / 64, 1ULL << (page % 64));
+    }
   }
 
   std::uint64_t gap(double mean_ns) {
@@ -221,6 +231,33 @@ class Simulation {
     return gfns;
   }
 
+  // The dirty pages that will be written least often, by the true chances.
+  std::vector<Gfn> next_by_truth(std::uint64_t leave_hottest) {
+    const std::vector<Gfn>& pages = pattern_.by_rank();
+    std::vector<Gfn> gfns;
+    std::uint64_t dirty = 0;
+    for (Gfn gfn : pages) dirty += dirty_.is_marked(gfn) ? 1u : 0u;
+    for (std::size_t i = pages.size(); i-- > 0 && dirty > leave_hottest;) {
+      if (!dirty_.is_marked(pages[i])) continue;
+      if (gfns.size() == kBatchPages) break;
+      dirty_.take(value(pages[i]) / 64, 1ULL << (value(pages[i]) % 64));
+      gfns.push_back(pages[i]);
+      --dirty;
+    }
+    return gfns;
+  }
+
+  std::vector<Gfn> next_private(Round& round, std::uint64_t leave_hottest) {
+    switch (order_) {
+      case Order::kHeat:
+        return round.next_private(map_, kBatchPages, true);
+      case Order::kRoundRobin:
+        return next_in_turn();
+      default:
+        return next_by_truth(leave_hottest);
+    }
+  }
+
   RoundStats send_round(std::uint64_t leave_hottest) {
     RoundStats stats;
     const std::uint64_t start_ns = now_ns_;
@@ -232,8 +269,7 @@ class Simulation {
     stats.plain_ns = stats.shared_pages * kPlain_ns;
     bool more = true;
     while (more && now_ns_ - start_ns < kSlice_ns) {
-      const std::vector<Gfn> gfns =
-          by_heat ? round.next_private(map_, kBatchPages, true) : next_in_turn();
+      const std::vector<Gfn> gfns = next_private(round, leave_hottest);
       more = !gfns.empty();
       const Exported exported = export_pages(gfns);
       stats.private_pages += exported.pages;
@@ -244,7 +280,9 @@ class Simulation {
     run_until(std::max(now_ns_, start_ns + (idle ? kSlice_ns / 4 : stats.plain_ns)));
     run_until(now_ns_ + kRoundTrip_ns);
     stats.left_private_pages = round.unasked_private_pages() + round.unlisted_private_pages();
-    if (!by_heat) stats.left_private_pages = more ? dirty_.count_by_class(map_).private_pages : 0;
+    if (!by_heat)
+      stats.left_private_pages =
+          more || order_ == Order::kAllKnowing ? dirty_.count_by_class(map_).private_pages : 0;
     stats.passes = more ? 0 : 1;
     stats.total_ns = now_ns_ - start_ns;
     return stats;

@@ -28,6 +28,7 @@ struct ExportsCase {
 enum class Order : std::uint8_t {
   kHeat,        // engine/round.h
   kRoundRobin,  // whatever is dirty, from where the last export was on
+  kAllKnowing,  // whatever is dirty, coldest first by the true chances: what no sender can know
 };
 
 struct ExportsOutcome {
