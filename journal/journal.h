@@ -40,6 +40,8 @@ class Journal {
   const Standings& standings() const { return standings_; }
   // Why the end of the file was cut off when it was opened, in words; empty: it was not.
   const std::string& torn() const { return torn_; }
+  // Poisoned: only opening anew helps.
+  bool failed() const { return poison_.has_value(); }
 
  private:
   Journal(Disk& disk, std::string directory, std::string_view guest, DiskFile lock);

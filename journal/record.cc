@@ -32,6 +32,17 @@ const char* name_of(JournalKind kind) {
   return "invalid kind";
 }
 
+std::optional<JournalKind> kind_named(std::string_view name) {
+  constexpr JournalKind kKinds[] = {
+      JournalKind::kBegun,      JournalKind::kOffered,   JournalKind::kReady,
+      JournalKind::kCommitting, JournalKind::kTaken,     JournalKind::kReleased,
+      JournalKind::kKept,       JournalKind::kDiscarded, JournalKind::kCeded};
+  for (const JournalKind kind : kKinds) {
+    if (name == name_of(kind)) return kind;
+  }
+  return std::nullopt;
+}
+
 const char* name_of(JournalSide side) {
   return side == JournalSide::kSource ? "source" : "destination";
 }

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -29,6 +30,7 @@ enum class JournalKind : std::uint8_t {
   kCeded = 9,       // source: has lost its copy and gives the right to the destination
 };
 const char* name_of(JournalKind kind);  // "Begun"
+std::optional<JournalKind> kind_named(std::string_view name);
 
 enum class JournalSide : std::uint8_t { kSource, kDestination };
 const char* name_of(JournalSide side);

@@ -20,6 +20,7 @@
 #include <thread>
 
 #include "engine/stats.h"
+#include "journal/recovery.h"
 #include "tools/agent/destination_runner.h"
 #include "tools/agent/guest_digest.h"
 #include "tools/agent/guest_spec.h"
@@ -95,10 +96,9 @@ struct RightAnswer {
   std::string agent;
   AgentState state = AgentState::kEmpty;
   std::string guest;
-  bool has_copy = false;             // of the guest, in this process's memory
+  bool has_copy = false;             // of the guest, in this process's memory, able to run
   std::optional<JournalEntry> last;  // the guest's last migration here
 };
-enum class Settle : std::uint8_t { kRunSource, kRunDestination, kForget };
 
 class Agent {
  public:
@@ -118,8 +118,10 @@ class Agent {
   Result<SelfCheck> self_check();
   // kRefused without a journal. `guest` empty: the one that is or was here last.
   Result<RightAnswer> right(const std::string& guest = {});
-  // Carries out what was decided of the guest's last migration, if it is not settled here.
-  Result<void> settle_right(const MigrationId& migration, Settle wish);
+  // Carries out what was decided of the guest's last migration, if it is not settled here. `said`:
+  // the record that the decision was made from.
+  Result<void> settle_right(const MigrationId& migration, Settle wish,
+                            std::optional<JournalKind> said = {});
 
  private:
   Agent(AgentConfig config, BackendDecision backend, Log log);
@@ -140,9 +142,7 @@ class Agent {
 
   // agent_right.cc
   Result<void> read_journals();
-  Result<void> settle_in_doubt(const RightToRun& right, Settle wish);
-  Result<void> settle_without_copy(const RightToRun& right, Settle wish);
-  Result<void> settle_holding(const RightToRun& right, Settle wish);
+  Result<void> perform(SettleStep::Act act, const std::string& guest);
 
   Result<DigestAnswer> digest_now();
   Result<DigestAnswer> digest_handover();

@@ -9,6 +9,28 @@ namespace {
 
 constexpr const char* kByOperator = "settled by migrate recover";
 
+// Empty: a session works on it, or it can neither run nor be given up.
+std::optional<CopyHere> copy_in(AgentState state) {
+  switch (state) {
+    case AgentState::kInDoubt:
+      return CopyHere::kPaused;
+    case AgentState::kHolding:
+      return CopyHere::kComplete;
+    case AgentState::kRunning:
+      return CopyHere::kRunning;
+    case AgentState::kUnsettled:
+    case AgentState::kEmpty:
+    case AgentState::kHandedOver:
+      return CopyHere::kNone;
+    case AgentState::kReceiving:
+    case AgentState::kMigrating:
+    case AgentState::kLost:
+    case AgentState::kTerminated:
+      break;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 // An agent that finds a migration of its own unsettled launches nothing: the guest may run
@@ -43,91 +65,76 @@ Result<RightAnswer> Agent::right(const std::string& guest) {
     answer.agent = config_.name;
     answer.state = state_;
     answer.guest = guest.empty() ? guest_name_ : guest;
-    answer.has_copy =
-        machine_ != nullptr && state_ != AgentState::kHandedOver && answer.guest == guest_name_;
+    answer.has_copy = machine_ != nullptr && state_ != AgentState::kHandedOver &&
+                      state_ != AgentState::kLost && answer.guest == guest_name_;
   }
   SEALIFT_TRY(answer.last, keeper_->last(answer.guest));
   return answer;
 }
 
-Result<void> Agent::settle_right(const MigrationId& migration, Settle wish) {
+Result<void> Agent::settle_right(const MigrationId& migration, Settle wish,
+                                 std::optional<JournalKind> said) {
   const std::lock_guard work(guest_work_);
   SEALIFT_TRY(const RightAnswer now, right());
   if (!now.last || now.last->right.migration != migration) {
     return fail(ErrorClass::kRefused, "{} knows no migration {} of {} that is its last",
                 config_.name, hex_text(migration), now.guest);
   }
-  const JournalEntry& entry = *now.last;
-  if (is_settled(entry.last)) {
-    return fail(ErrorClass::kRefused, "the migration {} is settled here: {}", hex_text(migration),
-                name_of(entry.last));
+  const std::optional<CopyHere> copy = copy_in(now.state);
+  if (!copy) {
+    return fail(ErrorClass::kRefused, "{} has nothing to settle now: it is {}", config_.name,
+                name_of(now.state));
   }
-  switch (now.state) {
-    case AgentState::kInDoubt:
-      return settle_in_doubt(entry.right, wish);
-    case AgentState::kUnsettled:
-      return settle_without_copy(entry.right, wish);
-    case AgentState::kHolding:
-      return settle_holding(entry.right, wish);
-    default:
-      return fail(ErrorClass::kRefused, "{} has nothing to settle: it is {}", config_.name,
-                  name_of(now.state));
+  SEALIFT_TRY(const SettleStep step, settle_step(*now.last, *copy, wish, said));
+  if (step.record) {
+    SEALIFT_CHECK(keeper_->note_settled(
+        now.last->right, *step.record,
+        wish == Settle::kForget ? "given up for lost by the operator" : kByOperator));
   }
+  return perform(step.act, now.guest);
 }
 
-// The source's copy, paused since before Handover.
-Result<void> Agent::settle_in_doubt(const RightToRun& right, Settle wish) {
-  if (wish == Settle::kForget) {
-    return fail(ErrorClass::kRefused, "{} still has its copy of {}", config_.name, right.guest);
+// The journal has decided: what cannot be tidied up here is said and changes nothing.
+Result<void> Agent::perform(SettleStep::Act act, const std::string& guest) {
+  using Act = SettleStep::Act;
+  const auto become = [&](AgentState state) {
+    const std::lock_guard lock(mutex_);
+    state_ = state;
+  };
+  const auto tidy = [&](Result<void> result) {
+    if (!result) log_(fmt::format("settling {}: {}", guest, result.error().detail));
+  };
+  switch (act) {
+    case Act::kNothing: {
+      const std::lock_guard lock(mutex_);
+      if (state_ == AgentState::kUnsettled) state_ = AgentState::kEmpty;
+      return {};
+    }
+    case Act::kDropCopy: {
+      const std::lock_guard lock(mutex_);
+      machine_.reset();
+      arrival_.reset();
+      arrival_map_.reset();
+      state_ = AgentState::kEmpty;
+      return {};
+    }
+    case Act::kStart:
+      if (machine_->importer() != nullptr) SEALIFT_CHECK(machine_->importer()->commit());
+      SEALIFT_CHECK(machine_->vm().resume());
+      become(AgentState::kRunning);
+      return {};
+    case Act::kResume:
+    case Act::kRelease:
+      break;
   }
   Vm& vm = machine_->vm();
-  PrivateExporter* exporter = machine_->exporter();
-  const bool runs_here = wish == Settle::kRunSource;
-  SEALIFT_CHECK(keeper_->note_settled(
-      right, runs_here ? JournalKind::kKept : JournalKind::kReleased, kByOperator));
-  // The journal has decided. What cannot be tidied up here is said and changes nothing.
-  const auto tidy = [&](Result<void> result) {
-    if (!result) log_(fmt::format("settling {}: {}", right.guest, result.error().detail));
-  };
-  if (exporter != nullptr) tidy(runs_here ? exporter->cancel(std::nullopt) : exporter->release());
+  if (PrivateExporter* exporter = machine_->exporter(); exporter != nullptr) {
+    tidy(act == Act::kResume ? exporter->cancel(std::nullopt) : exporter->release());
+  }
   tidy(vm.throttle(0));
   tidy(vm.stop_dirty_tracking());
-  if (runs_here) SEALIFT_CHECK(vm.resume());
-  const std::lock_guard lock(mutex_);
-  state_ = runs_here ? AgentState::kRunning : AgentState::kHandedOver;
-  return {};
-}
-
-// A restarted source: the copy went with the process before it.
-Result<void> Agent::settle_without_copy(const RightToRun& right, Settle wish) {
-  if (wish == Settle::kRunSource) {
-    return fail(ErrorClass::kRefused, "{} was restarted and has no copy of {} to run", config_.name,
-                right.guest);
-  }
-  const bool cedes = wish == Settle::kRunDestination;
-  SEALIFT_CHECK(keeper_->note_settled(right, cedes ? JournalKind::kCeded : JournalKind::kKept,
-                                      cedes ? kByOperator : "given up for lost by the operator"));
-  const std::lock_guard lock(mutex_);
-  state_ = AgentState::kEmpty;
-  return {};
-}
-
-// The destination's complete copy, which never ran.
-Result<void> Agent::settle_holding(const RightToRun& right, Settle wish) {
-  if (wish != Settle::kRunDestination) {
-    SEALIFT_CHECK(keeper_->note_settled(right, JournalKind::kDiscarded, kByOperator));
-    const std::lock_guard lock(mutex_);
-    machine_.reset();
-    arrival_.reset();
-    arrival_map_.reset();
-    state_ = AgentState::kEmpty;
-    return {};
-  }
-  SEALIFT_CHECK(keeper_->note_settled(right, JournalKind::kTaken, kByOperator));
-  if (machine_->importer() != nullptr) SEALIFT_CHECK(machine_->importer()->commit());
-  SEALIFT_CHECK(machine_->vm().resume());
-  const std::lock_guard lock(mutex_);
-  state_ = AgentState::kRunning;
+  if (act == Act::kResume) SEALIFT_CHECK(vm.resume());
+  become(act == Act::kResume ? AgentState::kRunning : AgentState::kHandedOver);
   return {};
 }
 

@@ -149,14 +149,19 @@ Result<void> settle(Agent& agent, const std::string& text) {
   if (!body.is_object()) return fail(ErrorClass::kUsage, "the request's body is not a JSON object");
   SEALIFT_TRY(const std::string id, take_text(body, "migration"));
   SEALIFT_TRY(const std::string verdict, take_text(body, "verdict"));
+  SEALIFT_TRY(const std::string record, take_text(body, "record"));
   if (!body.empty()) {
-    return fail(ErrorClass::kUsage, "\"{}\" is not known; use migration and verdict",
+    return fail(ErrorClass::kUsage, "\"{}\" is not known; use migration, verdict and record",
                 body.begin().key());
   }
   SEALIFT_TRY(const MigrationId migration, parse_migration_id(id));
-  if (verdict == "run source") return agent.settle_right(migration, Settle::kRunSource);
-  if (verdict == "run destination") return agent.settle_right(migration, Settle::kRunDestination);
-  if (verdict == "forget") return agent.settle_right(migration, Settle::kForget);
+  const std::optional<JournalKind> said = kind_named(record);
+  if (!record.empty() && !said) {
+    return fail(ErrorClass::kUsage, "record '{}' is not one of a journal", record);
+  }
+  for (const Settle wish : {Settle::kRunSource, Settle::kRunDestination, Settle::kForget}) {
+    if (verdict == name_of(wish)) return agent.settle_right(migration, wish, said);
+  }
   return fail(ErrorClass::kUsage, "verdict '{}' is none of run source, run destination and forget",
               verdict);
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "engine/assert.h"
+#include "journal/posix_disk.h"
 
 namespace sealift {
 namespace {
@@ -39,14 +40,26 @@ std::uint64_t wall_clock_ns() {
       std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
 }
 
+MigrationId random_id() {
+  MigrationId id{};
+  const int ok =
+      RAND_bytes(reinterpret_cast<unsigned char*>(id.data()), static_cast<int>(id.size()));
+  SEALIFT_ASSERT(ok == 1);
+  return id;
+}
+
 }  // namespace
 
-RightKeeper::RightKeeper(std::string directory, std::string host)
-    : directory_(std::move(directory)), host_(std::move(host)) {}
+KeeperWorld KeeperWorld::real() {
+  return KeeperWorld{std::make_shared<PosixDisk>(), random_id, wall_clock_ns};
+}
+
+RightKeeper::RightKeeper(std::string directory, std::string host, KeeperWorld world)
+    : directory_(std::move(directory)), host_(std::move(host)), world_(std::move(world)) {}
 
 Result<Journal*> RightKeeper::use(const std::string& guest) {
   if (const auto found = journals_.find(guest); found != journals_.end()) return &found->second;
-  SEALIFT_TRY(Journal journal, Journal::open(disk_, directory_, guest));
+  SEALIFT_TRY(Journal journal, Journal::open(*world_.disk, directory_, guest));
   std::erase_if(journals_,
                 [](const auto& other) { return other.second.standings().open() == nullptr; });
   return &journals_.emplace(guest, std::move(journal)).first->second;
@@ -57,16 +70,14 @@ Result<Claim> RightKeeper::next_claim(const std::string& guest) {
   SEALIFT_TRY(const Journal* journal, use(guest));
   Claim claim;
   claim.generation = journal->standings().generation_min();
-  const int ok = RAND_bytes(reinterpret_cast<unsigned char*>(claim.migration.data()),
-                            static_cast<int>(claim.migration.size()));
-  SEALIFT_ASSERT(ok == 1);
+  claim.migration = world_.new_id();
   return claim;
 }
 
 Result<std::optional<JournalEntry>> RightKeeper::last(const std::string& guest) {
   const std::lock_guard lock(mutex_);
   // A question makes no journal.
-  SEALIFT_TRY(const std::vector<std::string> known, guests_with_journal(disk_, directory_));
+  SEALIFT_TRY(const std::vector<std::string> known, guests_with_journal(*world_.disk, directory_));
   if (std::find(known.begin(), known.end(), guest) == known.end()) return std::nullopt;
   SEALIFT_TRY(const Journal* journal, use(guest));
   const auto& entries = journal->standings().entries();
@@ -76,7 +87,7 @@ Result<std::optional<JournalEntry>> RightKeeper::last(const std::string& guest) 
 Result<std::vector<JournalEntry>> RightKeeper::settle_after_restart() {
   const std::lock_guard lock(mutex_);
   std::vector<JournalEntry> unsettled;
-  SEALIFT_TRY(const std::vector<std::string> guests, guests_with_journal(disk_, directory_));
+  SEALIFT_TRY(const std::vector<std::string> guests, guests_with_journal(*world_.disk, directory_));
   for (const std::string& guest : guests) {
     SEALIFT_TRY(const Journal* journal, use(guest));
     const JournalEntry* open = journal->standings().open();
@@ -116,9 +127,12 @@ Result<void> RightKeeper::append(JournalKind kind, RightToRun right, std::string
   JournalRecord record;
   record.kind = kind;
   record.right = std::move(right);
-  record.written_unix_ns = wall_clock_ns();
+  record.written_unix_ns = world_.unix_ns();
   record.reason = std::move(reason);
-  return journal->append(record);
+  const std::string guest = record.right.guest;
+  auto appended = journal->append(record);
+  if (!appended && journal->failed()) journals_.erase(guest);
+  return appended;
 }
 
 }  // namespace sealift

@@ -3,9 +3,13 @@
 // Spec:    docs/spec/handover.md, docs/spec/journal.md.
 // Owner:   the agent. Threads: any; one call at a time is inside.
 // Failure: as Journal. A journal is opened when its guest is first spoken of, and stays locked
-//          until all its migrations are settled and another guest comes, or the agent ends.
+//          until all its migrations are settled and another guest comes, or the agent ends. One
+//          that failed is closed, and opened anew when it is next needed: what failed for a moment
+//          can be tried again, and only opening says what of it is there.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -15,14 +19,21 @@
 
 #include "engine/right_notes.h"
 #include "journal/journal.h"
-#include "journal/posix_disk.h"
 
 namespace sealift {
+
+// What a keeper takes from the machine it is on.
+struct KeeperWorld {
+  std::shared_ptr<Disk> disk;
+  std::function<MigrationId()> new_id;     // drawn at random
+  std::function<std::uint64_t()> unix_ns;  // for people
+  static KeeperWorld real();
+};
 
 class RightKeeper final : public RightNotes {
  public:
   // `host` is what this agent calls itself to its peers.
-  RightKeeper(std::string directory, std::string host);
+  RightKeeper(std::string directory, std::string host, KeeperWorld world = KeeperWorld::real());
 
   // For the next migration of a guest that is here.
   Result<Claim> next_claim(const std::string& guest);
@@ -42,7 +53,7 @@ class RightKeeper final : public RightNotes {
 
   std::string const directory_;
   std::string const host_;
-  PosixDisk disk_;
+  KeeperWorld const world_;
   std::mutex mutex_;
   std::map<std::string, Journal> journals_;  // by guest, guarded by mutex_
 };

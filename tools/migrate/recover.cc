@@ -2,13 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <cctype>
+#include <charconv>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
-#include "journal/standing.h"
+#include "journal/recovery.h"
 #include "tools/migrate/client.h"
 #include "tools/migrate/exit_codes.h"
 
@@ -18,20 +18,11 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::array kKinds = {
-    JournalKind::kBegun,      JournalKind::kOffered,   JournalKind::kReady,
-    JournalKind::kCommitting, JournalKind::kTaken,     JournalKind::kReleased,
-    JournalKind::kKept,       JournalKind::kDiscarded, JournalKind::kCeded};
-
-// One agent, what it said, and what that means for the migration in question.
+// One agent, and what it said.
 struct Side {
   std::optional<AgentClient> client;  // empty: cannot be asked
   json said = json::object();         // of GET /v1/right
-  bool has_copy = false;
-  bool settled = false;
-  std::optional<JournalKind> record;  // of this migration
 
-  std::string name() const { return said.value("agent", "an agent that cannot be asked"); }
   json last() const { return said.value("last", json::object()); }
 };
 
@@ -83,113 +74,112 @@ Asked ask_both(const AgentOptions& common, const std::string& peer) {
   return asked;
 }
 
-std::optional<JournalKind> kind_named(const std::string& name) {
-  for (const JournalKind kind : kKinds) {
-    if (name == name_of(kind)) return kind;
+Result<MigrationId> id_of(const json& last) {
+  const std::string text = last.value("migration", "");
+  MigrationId id{};
+  bool good = text.size() == 2 * id.size();
+  for (std::size_t i = 0; good && i < id.size(); ++i) {
+    unsigned number = 0;
+    const char* first = text.data() + 2 * i;
+    const auto [end, status] = std::from_chars(first, first + 2, number, 16);
+    good = status == std::errc() && end == first + 2;
+    id[i] = static_cast<std::byte>(number);
   }
-  return std::nullopt;
+  if (good) return id;
+  return fail(ErrorClass::kMalformed, "an agent's answer names the migration '{}'", text);
 }
 
-// What `side` knows of the migration; a sound journal may not know it.
-void look_up(Side& side, const std::string& migration) {
-  side.has_copy = side.said.value("has_copy", false);
+// Empty: it could not be asked.
+Result<std::optional<SideAnswer>> answer_of(const Side& side) {
+  if (!side.client) return std::optional<SideAnswer>();
+  SideAnswer answer;
+  answer.has_copy = side.said.value("has_copy", false);
   const json last = side.last();
-  if (last.value("migration", "") != migration) return;
-  side.record = kind_named(last.value("record", ""));
-  side.settled = last.value("settled", false);
-}
-
-template <class Standing>
-Standing standing_of(const Side& side, Standing unknown, Standing (*of)(const JournalEntry*)) {
-  if (!side.client) return unknown;
-  if (!side.record) return of(nullptr);
+  if (last.empty()) return std::optional(answer);
+  const std::string record = last.value("record", "");
+  const std::optional<JournalKind> kind = kind_named(record);
+  if (!kind) {
+    return fail(ErrorClass::kMalformed, "an agent's answer names the record '{}'", record);
+  }
   JournalEntry entry;
-  entry.last = *side.record;
-  return of(&entry);
+  entry.last = *kind;
+  SEALIFT_TRY(entry.right.migration, id_of(last));
+  entry.right.generation = last.value("generation", std::uint64_t{0});
+  entry.right.guest = last.value("guest", "");
+  entry.right.source = last.value("source", "");
+  entry.right.destination = last.value("destination", "");
+  answer.last = std::move(entry);
+  return std::optional(answer);
 }
 
 struct Case {
-  std::string migration;
-  json about;  // the journal's words: guest, generation, source, destination
   Side source;
   Side destination;
-  SourceStanding source_standing = SourceStanding::kUnknown;
-  DestinationStanding destination_standing = DestinationStanding::kUnknown;
-  Settlement settlement;
+  Recovery recovery;
 };
 
-// The migration is the last one of the first agent that has one.
 Result<Case> open_case(Side first, Side second) {
-  const Side& teller = first.last().empty() ? second : first;
-  if (teller.last().empty()) {
-    return fail(ErrorClass::kRefused, "no migration is in the journal of {}", teller.name());
-  }
+  SEALIFT_TRY(const auto first_answer, answer_of(first));
+  SEALIFT_TRY(const auto second_answer, answer_of(second));
   Case found;
-  found.about = teller.last();
-  found.migration = found.about.value("migration", "");
-  const bool teller_is_source = found.about.value("side", "") == name_of(JournalSide::kSource);
-  const bool first_is_source = teller_is_source == (&teller == &first);
-  found.source = first_is_source ? std::move(first) : std::move(second);
-  found.destination = first_is_source ? std::move(second) : std::move(first);
-  look_up(found.source, found.migration);
-  look_up(found.destination, found.migration);
-  found.source_standing =
-      standing_of(found.source, SourceStanding::kUnknown, &sealift::source_standing);
-  found.destination_standing =
-      standing_of(found.destination, DestinationStanding::kUnknown, &sealift::destination_standing);
-  found.settlement = settle(found.source_standing, found.source.has_copy,
-                            found.destination_standing, found.destination.has_copy);
+  SEALIFT_TRY(found.recovery, recovery_of(first_answer, second_answer));
+  const bool in_order = found.recovery.first_is_source;
+  found.source = std::move(in_order ? first : second);
+  found.destination = std::move(in_order ? second : first);
   return found;
 }
 
-Result<void> tell(const Side& side, const Case& about, const char* verdict) {
-  if (!side.client || !side.record || side.settled) return {};
-  SEALIFT_CHECK(
-      side.client->post("/v1/settle", {{"migration", about.migration}, {"verdict", verdict}}));
+Result<void> carry_out(const Case& found, Settle wish) {
+  for (const Telling& telling : tellings(found.recovery, wish)) {
+    const Side& side = telling.side == JournalSide::kSource ? found.source : found.destination;
+    SEALIFT_CHECK(
+        side.client->post("/v1/settle", {{"migration", hex_text(found.recovery.right.migration)},
+                                         {"verdict", name_of(telling.wish)},
+                                         {"record", name_of(telling.said)}}));
+  }
   return {};
 }
 
-// The side that gives the right up writes it down first; then the one that takes it; then whoever
-// only closes its copy.
-Result<void> carry_out(const Case& found, const std::string& verdict) {
-  if (verdict == "run destination") {
-    const bool cedes = !found.source.has_copy;
-    if (cedes) SEALIFT_CHECK(tell(found.source, found, "run destination"));
-    SEALIFT_CHECK(tell(found.destination, found, "run destination"));
-    return cedes ? Result<void>() : tell(found.source, found, "run destination");
-  }
-  SEALIFT_CHECK(tell(found.destination, found, "run source"));
-  return tell(found.source, found, verdict.c_str());
+std::string copy_text(const std::optional<SideAnswer>& side) {
+  if (!side) return "";
+  return side->has_copy ? ", has its copy" : ", has no copy";
 }
 
-std::string copy_text(const Side& side) {
-  if (!side.client) return "";
-  return side.has_copy ? ", has its copy" : ", has no copy";
-}
-
-std::string text_of(const Case& found, const std::string& verdict) {
+std::string text_of(const Recovery& found, const std::string& verdict) {
+  const RightToRun& right = found.right;
   return fmt::format(
       "migration {} of {}, generation {}\n  source      {}: {}{}\n  destination {}: {}{}\n"
       "{}: {}\n",
-      found.migration, found.about.value("guest", ""), found.about.value("generation", 0ULL),
-      found.about.value("source", ""), name_of(found.source_standing), copy_text(found.source),
-      found.about.value("destination", ""), name_of(found.destination_standing),
-      copy_text(found.destination), verdict, found.settlement.reason);
+      hex_text(right.migration), right.guest, right.generation, right.source,
+      name_of(found.source_standing), copy_text(found.source), right.destination,
+      name_of(found.destination_standing), copy_text(found.destination), verdict,
+      found.settlement.reason);
 }
 
-json to_json(const Case& found, const std::string& verdict, bool applied) {
-  json out = found.about;
-  for (const char* key : {"side", "record", "settled"}) out.erase(key);
-  out["source"] = {{"name", found.about.value("source", "")},
-                   {"standing", name_of(found.source_standing)},
-                   {"has_copy", found.source.has_copy}};
-  out["destination"] = {{"name", found.about.value("destination", "")},
-                        {"standing", name_of(found.destination_standing)},
-                        {"has_copy", found.destination.has_copy}};
-  out["verdict"] = verdict;
-  out["reason"] = found.settlement.reason;
-  out["applied"] = applied;
-  return out;
+json to_json(const Recovery& found, const std::string& verdict, bool applied) {
+  const RightToRun& right = found.right;
+  return json{{"migration", hex_text(right.migration)},
+              {"generation", right.generation},
+              {"guest", right.guest},
+              {"source",
+               {{"name", right.source},
+                {"standing", name_of(found.source_standing)},
+                {"has_copy", found.source && found.source->has_copy}}},
+              {"destination",
+               {{"name", right.destination},
+                {"standing", name_of(found.destination_standing)},
+                {"has_copy", found.destination && found.destination->has_copy}}},
+              {"verdict", verdict},
+              {"reason", found.settlement.reason},
+              {"applied", applied}};
+}
+
+// What the verdict asks for; empty: nothing can be done.
+std::optional<Settle> wish_of(const std::string& verdict) {
+  for (const Settle wish : {Settle::kRunSource, Settle::kRunDestination, Settle::kForget}) {
+    if (verdict == name_of(wish)) return wish;
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -201,22 +191,22 @@ int run_recover(const AgentOptions& common, const RecoverOptions& options) {
   if (!found) return report_error(found.error(), common.json);
 
   const bool by_human = !options.decide.empty();
-  const std::string verdict =
-      by_human ? options.decide : std::string(name_of(found->settlement.verdict));
-  const bool applies =
-      by_human || (options.apply && found->settlement.verdict != Verdict::kNeedsHuman);
-  if (applies) {
-    if (auto done = carry_out(*found, verdict); !done) {
+  const Settlement& settlement = found->recovery.settlement;
+  const std::string verdict = by_human ? options.decide : std::string(name_of(settlement.verdict));
+  const std::optional<Settle> wish = by_human || options.apply ? wish_of(verdict) : std::nullopt;
+  if (wish) {
+    if (auto done = carry_out(*found, *wish); !done) {
       return report_error(done.error(), common.json);
     }
   }
+  const bool applied = wish.has_value();
   if (common.json) {
-    fmt::print("{}\n", to_json(*found, verdict, applies).dump());
+    fmt::print("{}\n", to_json(found->recovery, verdict, applied).dump());
   } else {
-    fmt::print("{}{}", text_of(*found, verdict), applies ? "carried out\n" : "");
+    fmt::print("{}{}", text_of(found->recovery, verdict), applied ? "carried out\n" : "");
   }
   if (!asked.not_asked.empty()) fmt::print(stderr, "migrate: not asked: {}\n", asked.not_asked);
-  return applies || found->settlement.verdict != Verdict::kNeedsHuman ? kExitDone : kExitInDoubt;
+  return applied || settlement.verdict != Verdict::kNeedsHuman ? kExitDone : kExitInDoubt;
 }
 
 }  // namespace sealift
