@@ -39,12 +39,4 @@ void copy_to_guest(std::byte* guest, ByteView in) {
   }
 }
 
-bool is_zero_in_guest(const std::byte* guest, std::size_t bytes) {
-  check_alignment(guest, bytes);
-  for (std::size_t at = 0; at < bytes; at += 8) {
-    if (load_word(guest + at) != 0) return false;
-  }
-  return true;
-}
-
 }  // namespace sealift

@@ -15,7 +15,5 @@ namespace sealift {
 
 void copy_from_guest(const std::byte* guest, MutableBytes out);
 void copy_to_guest(std::byte* guest, ByteView in);
-// True when all bytes are zero at the moment each of them is read.
-bool is_zero_in_guest(const std::byte* guest, std::size_t bytes);
 
 }  // namespace sealift

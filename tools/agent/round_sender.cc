@@ -8,6 +8,7 @@
 
 #include "engine/assert.h"
 #include "engine/conversions.h"
+#include "engine/zero_scan.h"
 #include "tools/agent/clock.h"
 
 namespace sealift {
@@ -20,10 +21,6 @@ constexpr int kIdlePassesMax = 64;
 constexpr double kExportBatchMax_s = 0.2;
 // A round that may export nothing lasts this part of a slice at least.
 constexpr std::uint64_t kIdleRoundsPerSlice = 4;
-
-bool is_zero(std::span<const std::byte> page) {
-  return std::all_of(page.begin(), page.end(), [](std::byte b) { return b == std::byte{0}; });
-}
 
 }  // namespace
 
@@ -221,10 +218,10 @@ Result<void> RoundSender::send_shared(std::vector<Gfn> gfns, RoundStats& stats) 
   batch.epoch = stats.epoch;
   batch.gfns = std::move(gfns);
   batch.body.reserve(batch.gfns.size() * kPageBytes);
-  std::array<std::byte, kPageBytes> page{};
+  alignas(64) std::array<std::byte, kPageBytes> page{};
   for (Gfn gfn : batch.gfns) {
     SEALIFT_CHECK(guest_.read_plain(gfn, page));
-    if (is_zero(page)) {
+    if (is_zero(page.data(), page.size())) {
       batch.encodings.push_back(PageEncoding::kZero);
       ++stats.zero_pages;
     } else {

@@ -8,15 +8,12 @@
 #include <utility>
 
 #include "engine/limits.h"
+#include "engine/zero_scan.h"
 
 namespace sealift::sev {
 namespace {
 
 constexpr std::size_t kCacheLineBytes = 64;
-
-std::uint64_t load_word(const std::byte* guest) {
-  return __atomic_load_n(reinterpret_cast<const std::uint64_t*>(guest), __ATOMIC_RELAXED);
-}
 
 // A page at a page's address, so that nothing else of ours is pinned.
 struct alignas(kPageBytes) OwnPage {
@@ -25,15 +22,7 @@ struct alignas(kPageBytes) OwnPage {
 
 }  // namespace
 
-bool never_written(const std::byte* host_page) {
-  for (std::size_t line = 0; line < kPageBytes; line += kCacheLineBytes) {
-    std::uint64_t seen = 0;
-    for (std::size_t at = 0; at < kCacheLineBytes; at += 8)
-      seen |= load_word(host_page + line + at);
-    if (seen != 0) return false;
-  }
-  return true;
-}
+bool never_written(const std::byte* host_page) { return is_zero(host_page, kPageBytes); }
 
 void flush_host_view(const std::byte* host_page) {
   for (std::size_t at = 0; at < kPageBytes; at += kCacheLineBytes) _mm_clflush(host_page + at);

@@ -37,8 +37,7 @@ namespace sealift::sev {
 // Pages of one window: what one flush of all caches serves, and what is taken early for it.
 inline constexpr std::uint32_t kFlushWindowPages = 32768;
 
-// Does the host see a page of zeros? A guest may write it at the same time. Fast: a page with
-// content is left at its first words, a page of zeros some 200 ns. REQUIRES: page-aligned.
+// Does the host see a page of zeros? A guest may write it at the same time. REQUIRES: page-aligned.
 bool never_written(const std::byte* host_page);
 
 // Writes back and drops the host's cached lines of one page.
