@@ -1,5 +1,7 @@
 #include "vmm_glue/vmm/run_control.h"
 
+#include <time.h>
+
 #include <utility>
 
 namespace sealift {
@@ -44,7 +46,44 @@ Result<void> RunControl::start_threads() {
   return {};
 }
 
+std::uint64_t RunControl::boot_now_ns() {
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);  // cannot fail with a clock that exists
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
+         static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+bool RunControl::is_expired() {
+  const std::uint64_t until = permit_until_ns_.load(std::memory_order_seq_cst);
+  if (until == kNoEnd || boot_now_ns() < until) return false;
+  saw_expiry_.store(true, std::memory_order_seq_cst);
+  return true;
+}
+
 Result<void> RunControl::resume() {
+  const std::lock_guard order(order_mutex_);
+  wanted_ = true;
+  auto started = start();
+  if (!started) wanted_ = false;
+  return started;
+}
+
+Result<void> RunControl::pause() {
+  const std::lock_guard order(order_mutex_);
+  wanted_ = false;
+  return stop();
+}
+
+Result<void> RunControl::permit_until(std::uint64_t boot_ns) {
+  const std::lock_guard order(order_mutex_);
+  permit_until_ns_.store(boot_ns, std::memory_order_seq_cst);
+  if (!wanted_) return {};
+  // A vCPU that saw the earlier end is out already, and comes back only with all of them.
+  if (is_expired() || saw_expiry_.load(std::memory_order_seq_cst)) SEALIFT_CHECK(stop());
+  return start();
+}
+
+Result<void> RunControl::start() {
   SEALIFT_CHECK(start_threads());
   {
     const std::lock_guard lock(mutex_);
@@ -56,6 +95,7 @@ Result<void> RunControl::resume() {
       return fail(ErrorClass::kRefused,
                   "the guest was neither booted nor given a state to run from");
     }
+    if (is_expired()) return {};  // permit_until() will start it
     state_ = VmState::kRunning;
     stop_.store(false, std::memory_order_seq_cst);
     inside_ = vcpus_;
@@ -65,7 +105,7 @@ Result<void> RunControl::resume() {
   return {};
 }
 
-Result<void> RunControl::pause() {
+Result<void> RunControl::stop() {
   {
     const std::lock_guard lock(mutex_);
     stop_.store(true, std::memory_order_seq_cst);
@@ -77,6 +117,7 @@ Result<void> RunControl::pause() {
   if (state_ == VmState::kTerminated) {
     return fail(ErrorClass::kLocalFault, "the guest terminated: {}", reason_);
   }
+  saw_expiry_.store(false, std::memory_order_seq_cst);
   if (state_ == VmState::kRunning) state_ = VmState::kPaused;
   changed_.notify_all();
   return {};

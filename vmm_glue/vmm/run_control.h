@@ -1,9 +1,8 @@
 // RunControl: the vCPU threads of one VM, and whether they run.
 //
 // Owner:   the VM. Its destructor, or shut_down(), stops and joins the threads.
-// Threads: resume(), pause() and shut_down() come from one control thread; should_stop(),
-//          terminate(), ring(), nap() and pay_throttle() from the vCPU threads; throttle(), state()
-//          and wait_for() from any.
+// Threads: shut_down() comes from the owner's thread; should_stop(), terminate(), ring(), nap() and
+//          pay_throttle() from the vCPU threads; the rest from any.
 // Failure: kRefused for a wrong state, kLocalFault with the reason once the guest has terminated.
 // Invariants:
 //   I1  Between pause() and resume() no vCPU thread is inside VcpuRunner::run().
@@ -11,6 +10,8 @@
 //       resume().
 //   I3  kTerminated is final, and its reason is the first one given.
 //   I4  A kick without a stop is a throttle's: a vCPU that finds none pays it and runs on.
+//   I5  No vCPU enters guest code at or after the moment of permit_until(), whatever became of the
+//       thread that should have stopped it.
 #pragma once
 
 #include <pthread.h>
@@ -57,14 +58,21 @@ class RunControl {
   ~RunControl() { shut_down(); }
 
   Result<void> set_ready();  // kCreated -> kPaused: the vCPUs have a state
-  Result<void> resume();
-  Result<void> pause();  // no effect unless running
+  Result<void> resume();     // takes effect once it is permitted
+  Result<void> pause();      // no effect unless running
   void shut_down();
+
+  // The guest may run until `boot_ns` on CLOCK_BOOTTIME, which counts the time that a host sleeps.
+  // With a moment that has passed every vCPU stands when the call returns; a guest that was resumed
+  // and stands runs on when the moment is later again.
+  static constexpr std::uint64_t kNoEnd = ~0ULL;
+  Result<void> permit_until(std::uint64_t boot_ns);
+  static std::uint64_t boot_now_ns();
 
   VmState state() const;
   std::string reason() const;  // why it terminated
 
-  bool should_stop() const { return stop_.load(std::memory_order_seq_cst); }
+  bool should_stop() { return stop_.load(std::memory_order_seq_cst) || is_expired(); }
   void terminate(std::string why);
   void ring();  // something happened that a wait_for() may wait for
   // Keeps every vCPU from running for `percent` of the time, 0 to kThrottlePercentMax. Holds until
@@ -83,6 +91,9 @@ class RunControl {
   static constexpr std::chrono::microseconds kThrottlePeriod{10'000};
   void tick_throttle(const std::stop_token& stop);
 
+  bool is_expired();
+  Result<void> start();  // REQUIRES: order_mutex_, as the next
+  Result<void> stop();
   Result<void> start_threads();
   void thread_main(std::uint32_t vcpu);
   void kick_all();
@@ -90,7 +101,11 @@ class RunControl {
   VcpuRunner& runner_;
   std::uint32_t const vcpus_;
   std::vector<std::jthread> threads_;  // made at the first resume()
+  std::mutex order_mutex_;             // one of resume, pause and permit_until at a time
+  bool wanted_ = false;                // guarded by order_mutex_: resumed and not paused
   std::atomic<bool> stop_{true};
+  std::atomic<std::uint64_t> permit_until_ns_{kNoEnd};
+  std::atomic<bool> saw_expiry_{false};  // a vCPU left, or is leaving, because time was up
   std::atomic<std::uint32_t> throttle_percent_{0};
   std::vector<std::atomic<bool>> owes_throttle_;  // one for each vCPU
   std::mutex ticker_mutex_;                       // guards ticker_

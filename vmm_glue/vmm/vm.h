@@ -97,6 +97,8 @@ class Vm : public GuestPort, protected VcpuRunner {
   GuestHealth health() const final;
   Result<void> pause() final { return control_.pause(); }
   Result<void> resume() final { return control_.resume(); }
+  // As RunControl says: resume() takes effect, and goes on, only until then. Any thread.
+  Result<void> permit_until(std::uint64_t boot_ns) { return control_.permit_until(boot_ns); }
   Result<void> throttle(std::uint32_t percent) final { return control_.throttle(percent); }
   Result<std::vector<StateBlob>> save_state() final;
   Result<void> load_state(std::vector<StateBlob> state) final;
