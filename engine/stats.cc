@@ -46,6 +46,7 @@ RoundStats sum_of(std::span<const RoundStats> rounds) {
     sum.shared_bytes += round.shared_bytes;
     sum.private_bytes += round.private_bytes;
     sum.firmware_commands += round.firmware_commands;
+    sum.harvest_ns += round.harvest_ns;
     sum.plain_ns += round.plain_ns;
     sum.firmware_ns += round.firmware_ns;
     sum.total_ns += round.total_ns;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/dirty_set.h"
+#include "engine/downtime.h"
 #include "engine/platform_check.h"
 #include "engine/result.h"
 
@@ -29,6 +30,7 @@ struct RoundStats {
   std::uint64_t shared_bytes = 0;        // bytes of bodies
   std::uint64_t private_bytes = 0;       // ciphertext and packet headers
   std::uint64_t firmware_commands = 0;
+  std::uint64_t harvest_ns = 0;        // the fetch of the dirty log it began with
   std::uint64_t plain_ns = 0;          // time spent reading and sending shared pages
   std::uint64_t firmware_ns = 0;       // time spent exporting and sending private pages
   std::uint64_t total_ns = 0;          // until the destination acknowledged the epoch
@@ -38,20 +40,12 @@ struct RoundStats {
   std::uint64_t sent_pages() const { return shared_pages + zero_pages + private_pages; }
 };
 
-// Where the guest's pause went. `pause` … `handover` follow each other and add up to `total_ns`.
-struct DowntimeParts {
-  std::uint64_t pause_ns = 0;        // stop the vCPUs, complete pending exits
-  std::uint64_t final_round_ns = 0;  // last harvest and last pages
-  std::uint64_t save_state_ns = 0;   // vCPU and device state out
-  std::uint64_t seal_ns = 0;         // tokens, Finish, the destination applies, loads and checks
-  std::uint64_t release_ns = 0;      // last firmware command at the source
-  std::uint64_t handover_ns = 0;     // hand-over sent until "the guest runs" arrived
-  std::uint64_t total_ns = 0;
-
-  // Inside seal_ns and handover_ns, as the destination measured them.
-  std::uint64_t destination_load_ns = 0;
-  std::uint64_t destination_seal_ns = 0;
-  std::uint64_t destination_resume_ns = 0;
+// What was expected, to be held against the outcome. ns; UINT64_MAX: unknown.
+struct Prediction {
+  std::uint64_t downtime_ns = 0;    // when the pause was decided on
+  std::uint64_t total_low_ns = 0;   // of the whole migration, after the first round
+  std::uint64_t total_high_ns = 0;  // UINT64_MAX: it was not converging then
+  std::string why;                  // the decision to pause
 };
 
 // How a migration ended, seen from the source. The right to run follows from it.
@@ -82,8 +76,9 @@ struct MigrationReport {
       {};                          // returning to the source's guest left something undone
   PlatformFindings findings = {};  // about the destination's platform; empty: it sent no card
   std::vector<RoundStats> rounds = {};
-  DowntimeParts downtime = {};
-  std::uint64_t setup_ns = 0;  // connection, negotiation, platform start
+  DowntimeAccount downtime = {};
+  std::optional<Prediction> prediction = {};  // once the pause was decided on
+  std::uint64_t setup_ns = 0;                 // connection, negotiation, platform start
   std::uint64_t total_ns = 0;
 
   RoundStats totals() const;  // sums over all rounds

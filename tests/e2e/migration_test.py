@@ -26,8 +26,16 @@ class MigrationTest(AgentTest):
         self.assertEqual(totals["firmware_exports"], totals["private_pages"])
         self.assertGreater(totals["zero_pages"], 0)
         self.assertTrue(report["rounds"][-1]["guest_paused"])
-        parts = sum(down[key] for key in ("pause_ms", "final_round_ms", "save_state_ms", "seal_ms", "handover_ms"))
-        self.assertAlmostEqual(parts, down["total_ms"], delta=1)
+        parts = {part["part"]: part["ms"] for part in down["parts"]}
+        self.assertEqual(list(parts), ["pause", "last harvest", "last pages", "vCPU and device state", "firmware finish",
+                                       "hand-over", "resume", "link and waiting"])
+        self.assertAlmostEqual(sum(parts.values()), down["total_ms"], places=3)
+        self.assertGreater(min(parts.values()), 0, "every part was measured")
+        self.assertLess(abs(report["rounds"][-1]["total_ms"] - parts["last harvest"] - parts["last pages"]), 5)
+        # What was expected stands beside what came.
+        self.assertGreaterEqual(report["prediction"]["downtime_ms"], 0)
+        self.assertGreater(report["prediction"]["total_low_ms"], 0)
+        self.assertIn("budget", report["prediction"]["why"])
         # Progress on stderr: one JSON object a line when it is no terminal.
         for line in done.stderr.splitlines():
             self.assertIn("phase", json.loads(line))

@@ -33,6 +33,13 @@ TEST(Session, MovesTheGuestExactly) {
     ASSERT_EQ(rig.destination.loaded_state().size(), 1u);
     EXPECT_EQ(rig.report.rounds.size(), 5u);  // four live and the last
     EXPECT_GT(rig.report.downtime.total_ns, 0u);
+    std::uint64_t parts_ns = 0;
+    for (const DowntimePart& part : rig.report.downtime.parts()) parts_ns += part.ns;
+    EXPECT_EQ(parts_ns, rig.report.downtime.total_ns);
+    EXPECT_GT(rig.report.downtime.last_harvest_ns, 0u);
+    EXPECT_LT(rig.report.downtime.total_ns, rig.report.total_ns);
+    ASSERT_TRUE(rig.report.prediction);
+    EXPECT_FALSE(rig.report.prediction->why.empty());
   }
 }
 

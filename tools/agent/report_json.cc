@@ -28,6 +28,7 @@ json to_json(const RoundStats& round) {
           {"shared_bytes", round.shared_bytes},
           {"private_bytes", round.private_bytes},
           {"firmware_exports", round.firmware_commands},
+          {"harvest_ms", ms(round.harvest_ns)},
           {"plain_ms", ms(round.plain_ns)},
           {"firmware_ms", ms(round.firmware_ns)},
           {"total_ms", ms(round.total_ns)},
@@ -35,17 +36,22 @@ json to_json(const RoundStats& round) {
           {"dirty_private_pages_after", round.dirty_after.private_pages}};
 }
 
-json to_json(const DowntimeParts& parts) {
-  return {{"total_ms", ms(parts.total_ns)},
-          {"pause_ms", ms(parts.pause_ns)},
-          {"final_round_ms", ms(parts.final_round_ns)},
-          {"save_state_ms", ms(parts.save_state_ns)},
-          {"seal_ms", ms(parts.seal_ns)},
-          {"handover_ms", ms(parts.handover_ns)},
-          {"destination_load_state_ms", ms(parts.destination_load_ns)},
-          {"destination_seal_ms", ms(parts.destination_seal_ns)},
-          {"destination_resume_ms", ms(parts.destination_resume_ns)},
-          {"source_release_after_ms", ms(parts.release_ns)}};
+// The parts by name, in the order of time, as they are printed.
+json to_json(const DowntimeAccount& account) {
+  json parts = json::array();
+  for (const DowntimePart& part : account.parts()) {
+    parts.push_back({{"part", part.name}, {"ms", ms(part.ns)}});
+  }
+  return {{"total_ms", ms(account.total_ns)},
+          {"parts", std::move(parts)},
+          {"source_release_after_ms", ms(account.release_ns)}};
+}
+
+json to_json(const Prediction& prediction) {
+  return {{"downtime_ms", ms_or_null(prediction.downtime_ns)},
+          {"total_low_ms", ms_or_null(prediction.total_low_ns)},
+          {"total_high_ms", ms_or_null(prediction.total_high_ns)},
+          {"why", prediction.why}};
 }
 
 json to_json(const Decision& decision) {
@@ -114,6 +120,7 @@ json to_json(const MigrationReport& report) {
     out["platform_findings"].push_back(
         {{"level", name_of(finding.level)}, {"name", finding.name}, {"text", finding.text}});
   }
+  if (report.prediction) out["prediction"] = to_json(*report.prediction);
   if (report.error) out["error"] = to_json(*report.error);
   if (report.recovery_error) out["recovery_error"] = to_json(*report.recovery_error);
   return out;

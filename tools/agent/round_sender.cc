@@ -53,6 +53,7 @@ Result<RoundStats> RoundSender::send_round(const RoundOrder& order) {
   round_.lap();
   const PageMap& map = guest_.page_map();
   SEALIFT_CHECK(guest_.harvest_dirty());
+  stats.harvest_ns = round_.elapsed_ns();
   // Everything of a first round is dirty, whatever the log says. A first harvest may report every
   // page, which says nothing of how hot one is.
   if (order.epoch == 1) {

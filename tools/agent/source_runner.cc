@@ -1,6 +1,7 @@
 #include "tools/agent/source_runner.h"
 
 #include <chrono>
+#include <limits>
 #include <utility>
 
 #include "engine/assert.h"
@@ -10,6 +11,7 @@ namespace sealift {
 namespace {
 
 constexpr std::size_t kQueuedEventsMax = 64;
+constexpr std::uint64_t kNever = std::numeric_limits<std::uint64_t>::max();
 constexpr std::chrono::milliseconds kTick{100};
 constexpr std::uint64_t kKeepAliveEvery_ns = 500'000'000;
 constexpr std::chrono::milliseconds kLingerMax{1000};
@@ -98,6 +100,10 @@ void SourceRunner::read_records() {
 
 void SourceRunner::handle(source::Event event) {
   replies_.push_back(std::move(event));
+  if (const auto* received = std::get_if<source::Received>(&replies_.front());
+      received != nullptr && handing_over_ && std::holds_alternative<Running>(received->record)) {
+    marks_.handover_ns = part_.lap();
+  }
   if (std::holds_alternative<source::Received>(replies_.front()) ||
       std::holds_alternative<source::LinkLost>(replies_.front())) {
     spoke_last_ = false;
@@ -113,6 +119,7 @@ void SourceRunner::handle(source::Event event) {
     std::vector<source::Action> actions;
     session_.step(std::move(next), actions);
     publish_phase();
+    note_prediction();
     for (source::Action& action : actions) {
       auto* note = std::get_if<source::Note>(&action);
       if (note != nullptr && !perform_note(*note)) break;
@@ -121,7 +128,19 @@ void SourceRunner::handle(source::Event event) {
   }
 }
 
+// The first decision says how long it will take from there on.
+void SourceRunner::note_prediction() {
+  if (report_.prediction || !session_.last_decision()) return;
+  const EtaRange& eta = session_.last_decision()->eta;
+  const std::uint64_t passed_ns = total_.elapsed_ns();
+  const auto total = [&](std::uint64_t left_ns) {
+    return left_ns > kNever - passed_ns ? kNever : passed_ns + left_ns;
+  };
+  report_.prediction = Prediction{0, total(eta.low_ns), total(eta.high_ns), {}};
+}
+
 bool SourceRunner::perform_note(source::Note& action) {
+  if (action.step == RightStep::kCommitting) begin_handover();
   facts_.peer = session_.peer() ? session_.peer()->agent_name : std::string();
   facts_.reason = std::move(action.reason);
   auto noted = notes_->note(action.step, facts_);
@@ -135,7 +154,7 @@ void SourceRunner::perform(source::Send& action) {
   const bool start = std::holds_alternative<SessionStart>(action.record);
   if (start) sender_.set_batch_pages_max(session_.batch_pages_max());
   if (handover) {
-    downtime_.seal_ns = part_.lap();
+    begin_handover();
     const std::lock_guard lock(cancel_mutex_);
     handed_over_ = true;
     cancel_guard_.reset();
@@ -145,6 +164,7 @@ void SourceRunner::perform(source::Send& action) {
   auto sent = channel_.send(std::move(action.record));
   last_sent_ns_ = steady_now_ns();
   spoke_last_ = sent.has_value();
+  if (handover) marks_.commit_ns = part_.elapsed_ns();
   if (!sent) reply(source::LinkLost{std::move(sent.error())});
 }
 
@@ -222,8 +242,9 @@ void SourceRunner::perform(source::Survey&) {
 }
 
 void SourceRunner::perform(source::Pause&) {
-  paused_at_ns_ = steady_now_ns();
   part_.lap();
+  report_.prediction->downtime_ns = session_.last_decision()->predicted_downtime_ns;
+  report_.prediction->why = session_.last_decision()->reason;
   auto paused = guest_.pause();
   GuestHealth health = guest_.health();  // stands still from here on
   if (!health.ended.empty()) return reply(source::GuestEnded{std::move(health.ended)});
@@ -236,12 +257,13 @@ void SourceRunner::perform(source::Pause&) {
       return reply(source::Failed{std::move(told.error())});
     }
   }
-  downtime_.pause_ns = part_.lap();
+  marks_.pause_ns = part_.lap();
   reply(source::Paused{});
 }
 
 void SourceRunner::perform(source::SaveState&) {
-  downtime_.final_round_ns = part_.lap();
+  marks_.round_ns = part_.lap();
+  marks_.harvest_ns = session_.rounds().back().harvest_ns;
   auto state = guest_.save_state();
   if (!state) return reply(source::Failed{std::move(state.error())});
   if (exporter_ != nullptr) {
@@ -253,7 +275,7 @@ void SourceRunner::perform(source::SaveState&) {
 }
 
 void SourceRunner::perform(source::Seal&) {
-  downtime_.save_state_ns = part_.lap();
+  marks_.save_ns = part_.lap();
   source::Sealed sealed;
   sealed.page_map_digest = guest_.page_map().digest();
   if (exporter_ != nullptr) {
@@ -261,18 +283,18 @@ void SourceRunner::perform(source::Seal&) {
     if (!token) return reply(source::Failed{std::move(token.error())});
     sealed.token = std::move(*token);
   }
+  marks_.source_seal_ns = part_.elapsed_ns();
   reply(std::move(sealed));
 }
 
 // The guest runs at the destination: everything from here on is tidying up.
 void SourceRunner::perform(source::Release&) {
-  downtime_.handover_ns = part_.lap();
-  downtime_.total_ns = steady_now_ns() - paused_at_ns_;
+  Stopwatch watch;
   std::optional<Error> trouble;
   if (exporter_ != nullptr) {
     if (auto released = exporter_->release(); !released) trouble = std::move(released.error());
   }
-  downtime_.release_ns = part_.lap();
+  marks_.release_ns = watch.elapsed_ns();
   if (throttled_) (void)guest_.throttle(0);  // 0 is never refused
   if (auto stopped = guest_.stop_dirty_tracking(); !stopped && !trouble)
     trouble = std::move(stopped.error());
@@ -311,13 +333,20 @@ void SourceRunner::perform(source::End& action) {
   fill_downtime();
 }
 
+// The destination is ready: what is left is the hand-over, which begins with a note of it.
+void SourceRunner::begin_handover() {
+  if (handing_over_) return;
+  handing_over_ = true;
+  marks_.finish_ns = part_.lap();
+}
+
 void SourceRunner::fill_downtime() {
   if (session_.ready()) {
-    downtime_.destination_load_ns = session_.ready()->load_state_ns;
-    downtime_.destination_seal_ns = session_.ready()->seal_ns;
+    marks_.load_ns = session_.ready()->load_state_ns;
+    marks_.destination_seal_ns = session_.ready()->seal_ns;
   }
-  if (session_.running()) downtime_.destination_resume_ns = session_.running()->resume_ns;
-  report_.downtime = downtime_;
+  if (session_.running()) marks_.resume_ns = session_.running()->resume_ns;
+  report_.downtime = account_of(marks_);
 }
 
 void SourceRunner::keep_alive() {

@@ -60,6 +60,8 @@ class SourceRunner {
   void reply(source::Event event) { replies_.push_back(std::move(event)); }
   void keep_alive();
   void publish_phase();
+  void note_prediction();
+  void begin_handover();
   void fill_downtime();
 
   bool const ignore_readiness_;
@@ -77,11 +79,11 @@ class SourceRunner {
   std::vector<source::Event>
       replies_;  // answers to actions of the present step, before anything else
   MigrationReport report_;
-  DowntimeParts downtime_;
+  DowntimeMarks marks_;
   Stopwatch total_;
   Stopwatch round_;
   Stopwatch part_;
-  std::uint64_t paused_at_ns_ = 0;
+  bool handing_over_ = false;  // marks_.finish_ns is taken
   std::uint64_t last_sent_ns_ = 0;
   std::mutex cancel_mutex_;
   bool handed_over_ = false;                   // guarded by cancel_mutex_

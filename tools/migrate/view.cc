@@ -46,6 +46,38 @@ std::string round_text(const json& round) {
       time_text(number(round, "total_ms")));
 }
 
+std::string predicted_text(double predicted_ms, double actual_ms) {
+  const std::string off =
+      actual_ms > 0 ? fmt::format(" ({:+.0f} %)", (predicted_ms / actual_ms - 1) * 100) : "";
+  return time_text(predicted_ms) + off;
+}
+
+// Where the pause went, and what had been expected.
+std::string downtime_text(const json& report) {
+  const json down = report.value("downtime", json::object());
+  const double down_ms = number(down, "total_ms");
+  std::string text = fmt::format("downtime: {}", time_text(down_ms));
+  const char* before = " = ";
+  for (const json& part : down.value("parts", json::array())) {
+    text += fmt::format("{}{} {}", before, part.value("part", ""), time_text(number(part, "ms")));
+    before = " + ";
+  }
+  text += "\n";
+  const json prediction = report.value("prediction", json::object());
+  const json pause = prediction.value("downtime_ms", json());
+  if (!pause.is_null()) {
+    text += fmt::format("  predicted at the pause: {}; paused because {}\n",
+                        predicted_text(pause.get<double>(), down_ms), prediction.value("why", ""));
+  }
+  const json low = prediction.value("total_low_ms", json());
+  const json high = prediction.value("total_high_ms", json());
+  if (low.is_null()) return text;
+  return text + fmt::format("  total predicted after the first round: {} to {}, was {}\n",
+                            time_text(low.get<double>()),
+                            high.is_null() ? "unknown" : time_text(high.get<double>()),
+                            time_text(number(report, "total_ms")));
+}
+
 }  // namespace
 
 std::string progress_line(const json& progress) {
@@ -102,19 +134,7 @@ std::string report_text(const json& report, bool check_only) {
       count(totals, "zero_pages"), count(totals, "skipped_pages"),
       count(totals, "firmware_exports"), time_text(number(report, "total_ms")),
       time_text(number(report, "setup_ms")));
-  const json down = report.value("downtime", json::object());
-  if (outcome == "done") {
-    text += fmt::format(
-        "downtime: {} = pause {} + last round {} + save state {} + seal and load {} + hand-over "
-        "{}\n"
-        "  of it at the destination: load state {}, finish firmware {}, resume {}\n",
-        time_text(number(down, "total_ms")), time_text(number(down, "pause_ms")),
-        time_text(number(down, "final_round_ms")), time_text(number(down, "save_state_ms")),
-        time_text(number(down, "seal_ms")), time_text(number(down, "handover_ms")),
-        time_text(number(down, "destination_load_state_ms")),
-        time_text(number(down, "destination_seal_ms")),
-        time_text(number(down, "destination_resume_ms")));
-  }
+  if (outcome == "done") text += downtime_text(report);
   return text;
 }
 
