@@ -11,14 +11,22 @@ using destination::Phase;
 // As if this side had died before the step, but it is alive and says what it may.
 void DestinationSession::on(destination::NoteFailed& event, Actions& actions) {
   event.error.detail =
-      fmt::format("the journal did not take {}: {}", name_of(event.step), event.error.detail);
+      fmt::format("{} {}: {}",
+                  event.error.cls == ErrorClass::kRefused ? "nothing was written of"
+                                                          : "the journal did not take",
+                  name_of(event.step), event.error.detail);
   switch (event.step) {
     case RightStep::kOffered:
       offered_ = false;
       return give_up(std::move(event.error), true, actions);
     case RightStep::kReady:
       return give_up(std::move(event.error), true, actions);
-    case RightStep::kTaken:  // it may be on disk or not: neither run nor say that it never will
+    case RightStep::kTaken:
+      // Surely not written: the copy is given up, and the source may run the guest on.
+      if (event.error.cls == ErrorClass::kRefused) {
+        return give_up(std::move(event.error), true, actions);
+      }
+      // It may be on disk or not: neither run nor say that it never will.
       error_ = std::move(event.error);
       return end(DestinationOutcome::kHolds, actions);
     case RightStep::kDiscarded:  // nobody is told: the source asks again, or stays in doubt

@@ -3,8 +3,9 @@
 // Spec:    docs/spec/handover.md, "What is durable before what".
 // Owner:   the agent, with a journal behind it (journal/journal.h); outlives the runner.
 // Threads: the session's control thread.
-// Failure: kLocalFault or kRefused: the note is not durable, or nobody knows. The session then acts
-//          as if this side had died before the step.
+// Failure: kRefused: nothing was written, and what the step needs is not there. Any other: the note
+//          is not durable, or nobody knows. The session then acts as if this side had died before
+//          the step.
 #pragma once
 
 #include <cstdint>

@@ -87,6 +87,13 @@ void SourceSession::receive(Hello& peer, Actions& actions) {
   peer_ = std::move(peer);
   if (!agreed) return give_up(outcome_of(agreed.error()), agreed.error(), true, actions);
   agreed_ = *agreed;
+  if (config_.needs_peer_journal && (peer_->features & kFeatureJournal) == 0) {
+    Error error{ErrorClass::kRefused,
+                fmt::format("{} keeps no journal: disks and addresses of the guest move with the "
+                            "right to run, which both sides have to write down",
+                            peer_->agent_name)};
+    return give_up(Outcome::kRefused, std::move(error), true, actions);
+  }
   if ((agreed_.features & kFeaturePlatformCard) == 0) {
     if (config_.hello.platform == Platform::kSev || config_.hello.platform == Platform::kSevEs) {
       findings_ = {{PlatformFinding::Level::kWarning, "card",

@@ -32,6 +32,7 @@ struct SourceConfig {
   Goals goals = {};
   bool check_only = false;
   std::optional<Claim> claim = {};  // this side keeps a journal, under this id; empty: it does not
+  bool needs_peer_journal = false;  // refuse a destination that keeps none
   bool verify = false;
   std::uint64_t harvest_every_ns =
       0;                            // the dirty log, also while a round is sent; 0: between rounds

@@ -30,7 +30,10 @@ using source::outcome_of;
 // As if this side had died before the step, but it is alive and still knows what it knew.
 void SourceSession::on(source::NoteFailed& event, Actions& actions) {
   event.error.detail =
-      fmt::format("the journal did not take {}: {}", name_of(event.step), event.error.detail);
+      fmt::format("{} {}: {}",
+                  event.error.cls == ErrorClass::kRefused ? "nothing was written of"
+                                                          : "the journal did not take",
+                  name_of(event.step), event.error.detail);
   switch (event.step) {
     case RightStep::kBegun:
       begun_ = false;

@@ -31,7 +31,7 @@ class Trace {
 struct TracedNotes : RightNotes {
   TracedNotes(Trace& trace, const SimGuest& guest) : trace_(trace), guest_(guest) {}
   Result<void> note(RightStep step, const RightFacts& facts) override {
-    if (step == fails) return fail(ErrorClass::kLocalFault, "no space left");
+    if (step == fails) return fail(fails_as, "no space left");
     EXPECT_EQ(facts.guest, "guest");
     EXPECT_EQ(facts.claim.generation, 7u);
     if (step == RightStep::kTaken) {
@@ -41,6 +41,7 @@ struct TracedNotes : RightNotes {
     return {};
   }
   std::optional<RightStep> fails;
+  ErrorClass fails_as = ErrorClass::kLocalFault;
 
  private:
   Trace& trace_;
@@ -142,6 +143,36 @@ INSTANTIATE_TEST_SUITE_P(
         Case{RightStep::kTaken, Outcome::kInDoubt, DestinationOutcome::kHolds, "send Running"},
         Case{RightStep::kReleased, Outcome::kDone, DestinationOutcome::kRuns, "Kept"}),
     [](const auto& row) { return std::string(name_of(row.param.step)); });
+
+// Nothing was written of Taken, since what it needs is not there: the guest goes back.
+TEST(RightNotes, ADestinationThatIsRefusedGivesTheGuestBack) {
+  NotedRig rig;
+  rig.at_destination.fails = RightStep::kTaken;
+  rig.at_destination.fails_as = ErrorClass::kRefused;
+  rig.run();
+  EXPECT_EQ(rig.report_destination.outcome, DestinationOutcome::kDiscarded) << rig.text();
+  EXPECT_EQ(rig.report.outcome, Outcome::kSourceRuns) << rig.text();
+  EXPECT_FALSE(rig.destination.running());
+  EXPECT_TRUE(rig.source.running());
+  EXPECT_LT(rig.trace.at("Discarded"), rig.trace.at("send Abort"));
+  EXPECT_LT(rig.trace.at("send Abort"), rig.trace.at("Kept"));
+  EXPECT_FALSE(rig.exporter.released);
+  EXPECT_NE(rig.report.error->detail.find("nothing was written of"), std::string::npos)
+      << rig.report.error->detail;
+}
+
+TEST(RightNotes, ADestinationWithoutAJournalIsRefusedWhereOneIsNeeded) {
+  for (const bool check_only : {false, true}) {
+    NotedRig rig;
+    rig.source_config.needs_peer_journal = true;
+    rig.source_config.check_only = check_only;
+    rig.destination_hello.features &= ~kFeatureJournal;
+    rig.run();
+    EXPECT_EQ(rig.report.outcome, Outcome::kRefused) << rig.text();
+    EXPECT_FALSE(rig.noted("Begun"));
+    EXPECT_TRUE(rig.source.running());
+  }
+}
 
 TEST(RightNotes, ACompleteCopyIsHeldWhenTheLinkIsLost) {
   for (const char* record : {"Ready", "Handover"}) {

@@ -49,7 +49,10 @@ const char* name_of(AgentState state) {
 }
 
 Agent::Agent(AgentConfig config, BackendDecision backend, Log log)
-    : config_(std::move(config)), backend_(std::move(backend)), log_(std::move(log)) {
+    : config_(std::move(config)),
+      backend_(std::move(backend)),
+      log_(std::move(log)),
+      resources_(config_.resources.get()) {
   guest_name_ = config_.guest.name;
 }
 
@@ -57,6 +60,11 @@ Result<std::unique_ptr<Agent>> Agent::start(AgentConfig config, Log log) {
   SEALIFT_TRY(BackendDecision backend,
               decide_backend(config.guest.backend, config.guest.vm.platform));
   config.guest.vm.backend = backend.backend;
+  if (config.resources && config.journal_dir.empty()) {
+    return fail(ErrorClass::kUsage,
+                "disk=, announce= and --hook move with the right to run a guest: they need "
+                "--journal DIR, which says who has it");
+  }
   SEALIFT_CHECK(check_config(config.guest.vm));
   SEALIFT_CHECK(check_sev_settings(config.guest.sev, config.guest.vm.platform));
   const bool has_guest = config.has_guest;
@@ -81,6 +89,7 @@ Result<void> Agent::open(bool has_guest) {
   }
   SEALIFT_CHECK(read_journals());
   if (has_guest && state_ != AgentState::kUnsettled) {
+    if (resources_ != nullptr) SEALIFT_CHECK(resources_->lock_to_run());
     SEALIFT_TRY(auto machine, Machine::launch(*platform_, config_.guest.vm));
     SEALIFT_CHECK(machine->vm().wait_booted(kBootMax));
     machine_ = std::move(machine);
@@ -144,6 +153,7 @@ AgentStatus Agent::status() const {
     status.progress = progress_->read();
   status.report = report_;
   status.incoming = incoming_report_;
+  if (resources_ != nullptr) status.resources = resources_->status();
   return status;
 }
 
@@ -243,6 +253,7 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
   source.verify = options.verify;
   source.harvest_every_ns = kHarvestEvery_ns;
   source.ignore_readiness = options.ignore_readiness;
+  source.needs_peer_journal = resources_ != nullptr;
   if (options.timeout_ns != 0) source.deadline_ns = steady_now_ns() + options.timeout_ns;
   SourceRunner runner(source, machine->vm(), machine->exporter(), channel, *progress,
                       source.claim ? keeper_.get() : nullptr);
@@ -270,9 +281,11 @@ void Agent::settle(const MigrateOptions& options, MigrationReport report) {
       state_ = options.check_only ? AgentState::kRunning : AgentState::kHandedOver;
       break;
     case Outcome::kInDoubt:
+      if (resources_ != nullptr) resources_->guest_in_doubt(text);
       state_ = AgentState::kInDoubt;
       break;
     case Outcome::kGuestLost:
+      if (resources_ != nullptr) resources_->guest_lost(text);
       state_ = AgentState::kLost;
       break;
     default:

@@ -27,6 +27,7 @@
 #include "tools/agent/machine.h"
 #include "tools/agent/progress.h"
 #include "tools/agent/right_keeper.h"
+#include "tools/agent/right_resources.h"
 #include "tools/agent/source_runner.h"
 #include "transport/connect.h"
 #include "transport/tls.h"
@@ -44,7 +45,8 @@ struct AgentConfig {
   std::string secrets_path;  // of a test: what opens a captured stream is written here; empty: not
   std::uint16_t version_min = kProtocolVersionMin;  // offered to peers
   std::uint16_t version_max = kProtocolVersionMax;
-  bool allow_plain_tcp = false;  // tcp without TLS, for tests on a trusted link
+  bool allow_plain_tcp = false;               // tcp without TLS, for tests on a trusted link
+  std::unique_ptr<RightResources> resources;  // what moves with the right; null: nothing
 };
 
 struct MigrateOptions {
@@ -82,6 +84,7 @@ struct AgentStatus {
   std::optional<ProgressSnapshot> progress;   // while migrating or receiving
   std::optional<MigrationReport> report;      // of the last outgoing migration or check
   std::optional<DestinationReport> incoming;  // of the last incoming one
+  std::optional<ResourcesStatus> resources;   // if it was told of any
 };
 
 enum class DigestAt : std::uint8_t { kAuto, kNow, kHandover };
@@ -151,6 +154,7 @@ class Agent {
   BackendDecision const backend_;
   Log const log_;
   std::unique_ptr<PlatformHost> platform_;
+  RightResources* const resources_;      // config_'s
   std::unique_ptr<RightKeeper> keeper_;  // null: no journal
   MemoryLayout layout_;
   std::optional<TlsContext> tls_client_;

@@ -58,6 +58,15 @@ void Agent::serve_connection(Incoming connection) {
   DestinationHooks hooks;
   DestinationRunner* self = nullptr;
   hooks.open_guest = [&]() -> Result<IncomingGuest> {
+    if (resources_ != nullptr) {
+      if (!self->keeps_journal()) {
+        return fail(ErrorClass::kRefused,
+                    "{} takes only guests whose source keeps a journal: their disks and addresses "
+                    "move with the right to run",
+                    config_.name);
+      }
+      SEALIFT_CHECK(resources_->check_for_arrival());
+    }
     auto guest = open_incoming();
     if (!guest) return guest;
     owned = true;
@@ -125,6 +134,7 @@ void Agent::freeze_arrival(bool digested) {
 
 // Before the source hears of it, so that whoever it tells finds the guest here.
 void Agent::adopt_arrival(const std::string& guest) {
+  if (resources_ != nullptr) resources_->guest_runs();
   const std::lock_guard lock(mutex_);
   guest_name_ = guest;
   machine_ = std::move(arriving_);
@@ -155,6 +165,10 @@ void Agent::settle_incoming(DestinationReport report, bool owned, const std::str
   arriving_.reset();
   arrival_.reset();
   arrival_map_.reset();
+  if (resources_ != nullptr) {
+    const auto& error = incoming_report_->error;
+    resources_->arrival_dropped(error ? error->detail : std::string());
+  }
 }
 
 }  // namespace sealift

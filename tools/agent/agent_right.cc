@@ -37,7 +37,8 @@ std::optional<CopyHere> copy_in(AgentState state) {
 // elsewhere.
 Result<void> Agent::read_journals() {
   if (config_.journal_dir.empty()) return {};
-  keeper_ = std::make_unique<RightKeeper>(config_.journal_dir, config_.name);
+  keeper_ = std::make_unique<RightKeeper>(config_.journal_dir, config_.name, KeeperWorld::real(),
+                                          resources_);
   SEALIFT_TRY(const std::vector<JournalEntry> unsettled, keeper_->settle_after_restart());
   for (const JournalEntry& entry : unsettled) {
     log_(
@@ -120,7 +121,9 @@ Result<void> Agent::perform(SettleStep::Act act, const std::string& guest) {
     }
     case Act::kStart:
       if (machine_->importer() != nullptr) SEALIFT_CHECK(machine_->importer()->commit());
+      if (resources_ != nullptr) SEALIFT_CHECK(resources_->lock_to_run());
       SEALIFT_CHECK(machine_->vm().resume());
+      if (resources_ != nullptr) resources_->guest_runs();
       become(AgentState::kRunning);
       return {};
     case Act::kResume:
@@ -133,7 +136,10 @@ Result<void> Agent::perform(SettleStep::Act act, const std::string& guest) {
   }
   tidy(vm.throttle(0));
   tidy(vm.stop_dirty_tracking());
-  if (act == Act::kResume) SEALIFT_CHECK(vm.resume());
+  if (act == Act::kResume) {
+    if (resources_ != nullptr) SEALIFT_CHECK(resources_->lock_to_run());
+    SEALIFT_CHECK(vm.resume());
+  }
   become(act == Act::kResume ? AgentState::kRunning : AgentState::kHandedOver);
   return {};
 }

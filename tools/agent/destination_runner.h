@@ -62,6 +62,7 @@ class DestinationRunner {
   void cancel();
   // As the source calls it, once it has; of the control thread, or after run().
   const std::string& guest_name() const { return session_.start().guest_name; }
+  bool keeps_journal() const { return session_.claim().has_value(); }  // as guest_name()
 
  private:
   void handle(destination::Event event);

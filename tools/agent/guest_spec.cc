@@ -54,6 +54,13 @@ Result<HypercallForm> parse_form(std::string_view text) {
 
 const char* const kGuestSpecHelp =
     "  name=TEXT           name of the guest in messages (guest)\n"
+    "  disk=PATH           image or block device that is locked while the guest runs here; may be "
+    "given\n"
+    "                      again for more. The guest itself has no disk\n"
+    "  announce=IFACE,MAC[,IPV4]\n"
+    "                      address that is announced on the host's interface when the guest has "
+    "arrived;\n"
+    "                      may be given again\n"
     "  platform=none|sev|sev-es|sw-protected\n"
     "                      what keeps its memory private (none); sev needs no hardware: its "
     "firmware\n"
@@ -147,6 +154,8 @@ std::string memory_size_text(std::uint64_t bytes) {
 
 namespace {
 
+bool may_be_repeated(std::string_view key) { return key == "disk" || key == "announce"; }
+
 // Keys of the machine rather than of the program that runs in it.
 Result<void> set_machine_key(VmConfig& vm, std::string_view key, std::string_view text) {
   if (key == "hypercall-by") {
@@ -169,7 +178,8 @@ Result<void> set_machine_key(VmConfig& vm, std::string_view key, std::string_vie
   } else {
     return fail(
         ErrorClass::kUsage,
-        "guest option {}={} is not known; use name, platform, backend, memory, vcpus, "
+        "guest option {}={} is not known; use name, disk, announce, platform, backend, memory, "
+        "vcpus, "
         "workload, seed, shared, populated, flips, spin, image, hypercall, hypercall-by, ready, "
         "boot-sector, flat-binary, serial, memory-backing, prefault, dirty or irqchip",
         key, text);
@@ -189,6 +199,11 @@ Result<void> set_guest_key(GuestSpec& spec, std::string_view key, std::string_vi
   if (key.starts_with("sev-")) return set_sev_key(spec.sev, key, text);
   if (key == "name") {
     spec.name = std::string(text);
+  } else if (key == "disk") {
+    spec.disks.emplace_back(text);
+  } else if (key == "announce") {
+    SEALIFT_TRY(AnnounceTarget target, parse_announce(text));
+    spec.announce.push_back(std::move(target));
   } else if (key == "platform") {
     SEALIFT_TRY(spec.vm.platform, parse_platform(text));
   } else if (key == "backend") {
@@ -243,17 +258,31 @@ Result<void> apply_guest_file(GuestSpec& spec, const std::string& path) {
   const toml::table* table = &parsed.table();
   if (const toml::table* guest = table->get_as<toml::table>("guest")) table = guest;
   for (const auto& [key, node] : *table) {
-    std::string text;
-    if (const auto string = node.value_exact<std::string>()) {
-      text = *string;
-    } else if (const auto integer = node.value_exact<std::int64_t>()) {
-      text = std::to_string(*integer);
-    } else {
-      return fail(ErrorClass::kUsage, "{}: {} must be a string or a whole number", path,
-                  std::string_view(key.str()));
+    std::vector<std::string> texts;
+    bool good = true;
+    const auto take = [&](const toml::node& value) {
+      if (const auto string = value.value_exact<std::string>()) {
+        texts.push_back(*string);
+      } else if (const auto integer = value.value_exact<std::int64_t>()) {
+        texts.push_back(std::to_string(*integer));
+      } else {
+        good = false;
+      }
+    };
+    const toml::array* list = may_be_repeated(key.str()) ? node.as_array() : nullptr;
+    if (list == nullptr) take(node);
+    if (list != nullptr) {
+      for (const toml::node& value : *list) take(value);
     }
-    if (auto set = set_guest_key(spec, key.str(), text); !set) {
-      return fail(set.error().cls, "{}: {}", path, set.error().detail);
+    if (!good) {
+      return fail(ErrorClass::kUsage, "{}: {} must be a string or a whole number{}", path,
+                  std::string_view(key.str()),
+                  may_be_repeated(key.str()) ? ", or a list of them" : "");
+    }
+    for (const std::string& text : texts) {
+      if (auto set = set_guest_key(spec, key.str(), text); !set) {
+        return fail(set.error().cls, "{}: {}", path, set.error().detail);
+      }
     }
   }
   return {};

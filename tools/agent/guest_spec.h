@@ -9,6 +9,7 @@
 
 #include "engine/result.h"
 #include "tools/agent/sev_settings.h"
+#include "transport/announce.h"
 #include "vmm_glue/vmm/vm_config.h"
 
 namespace sealift {
@@ -18,6 +19,8 @@ enum class BackendChoice : std::uint8_t { kAuto, kKvm, kModel };
 struct GuestSpec {
   std::string name = "guest";
   BackendChoice backend = BackendChoice::kAuto;  // auto: KVM when it is usable, else the model
+  std::vector<std::string> disks;                // locked while the guest runs here
+  std::vector<AnnounceTarget> announce;          // its addresses, said when it arrived here
   SevSettings sev;                               // of platform sev or sev-es
   VmConfig vm;                                   // vm.backend is decided when the guest is made
 };

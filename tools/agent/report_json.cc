@@ -101,6 +101,31 @@ json to_json(const GuestSpec& spec, bool launched_here) {
   return out;
 }
 
+json to_json(const ResourcesStatus& status) {
+  json out = {{"disks", status.disks}, {"disks_locked", status.disks_locked}};
+  if (!status.announce.empty()) {
+    out["announce"] = {{"addresses", status.announce},
+                       {"frames_sent", status.announced.frames_sent},
+                       {"first_frame_after_ms", ms(status.announced.first_after_ns)}};
+    if (!status.announced.error.empty()) out["announce"]["error"] = status.announced.error;
+  }
+  json runs = json::array();
+  for (const HookRun& run : status.hook_runs.last) {
+    runs.push_back({{"event", name_of(run.event)},
+                    {"path", run.path},
+                    {"guest", run.guest},
+                    {"good", run.good},
+                    {"how", run.how},
+                    {"took_ms", ms(run.took_ns)}});
+  }
+  out["hooks"] = {{"configured", status.hooks},
+                  {"waiting", status.hook_runs.waiting},
+                  {"failed", status.hook_runs.failed},
+                  {"dropped", status.hook_runs.dropped},
+                  {"last", std::move(runs)}};
+  return out;
+}
+
 }  // namespace
 
 json to_json(const Error& error) {
@@ -168,6 +193,7 @@ json to_json(const AgentStatus& status) {
   if (status.progress) out["progress"] = to_json(*status.progress);
   if (status.report) out["report"] = to_json(*status.report);
   if (status.incoming) out["incoming"] = to_json(*status.incoming);
+  if (status.resources) out["resources"] = to_json(*status.resources);
   return out;
 }
 

@@ -54,8 +54,12 @@ KeeperWorld KeeperWorld::real() {
   return KeeperWorld{std::make_shared<PosixDisk>(), random_id, wall_clock_ns};
 }
 
-RightKeeper::RightKeeper(std::string directory, std::string host, KeeperWorld world)
-    : directory_(std::move(directory)), host_(std::move(host)), world_(std::move(world)) {}
+RightKeeper::RightKeeper(std::string directory, std::string host, KeeperWorld world,
+                         RightFollower* follower)
+    : directory_(std::move(directory)),
+      host_(std::move(host)),
+      world_(std::move(world)),
+      follower_(follower) {}
 
 Result<Journal*> RightKeeper::use(const std::string& guest) {
   if (const auto found = journals_.find(guest); found != journals_.end()) return &found->second;
@@ -91,6 +95,8 @@ Result<std::vector<JournalEntry>> RightKeeper::settle_after_restart() {
   for (const std::string& guest : guests) {
     SEALIFT_TRY(const Journal* journal, use(guest));
     const JournalEntry* open = journal->standings().open();
+    const auto& entries = journal->standings().entries();
+    if (follower_ != nullptr && !entries.empty()) follower_->found(entries.back());
     if (open == nullptr) continue;
     const JournalEntry entry = *open;
     if (side_of(entry.last) == JournalSide::kSource) {
@@ -129,9 +135,15 @@ Result<void> RightKeeper::append(JournalKind kind, RightToRun right, std::string
   record.right = std::move(right);
   record.written_unix_ns = world_.unix_ns();
   record.reason = std::move(reason);
+  if (follower_ != nullptr) {
+    if (auto ready = follower_->before(kind, record.right); !ready) {
+      return fail(ErrorClass::kRefused, "{}", ready.error().detail);
+    }
+  }
   const std::string guest = record.right.guest;
   auto appended = journal->append(record);
   if (!appended && journal->failed()) journals_.erase(guest);
+  if (appended && follower_ != nullptr) follower_->after(record);
   return appended;
 }
 

@@ -2,7 +2,8 @@
 //
 // Spec:    docs/spec/handover.md, docs/spec/journal.md.
 // Owner:   the agent. Threads: any; one call at a time is inside.
-// Failure: as Journal. A journal is opened when its guest is first spoken of, and stays locked
+// Failure: as Journal; kRefused where the follower did not let a record be written. A journal is
+//          opened when its guest is first spoken of, and stays locked
 //          until all its migrations are settled and another guest comes, or the agent ends. One
 //          that failed is closed, and opened anew when it is next needed: what failed for a moment
 //          can be tried again, and only opening says what of it is there.
@@ -30,10 +31,24 @@ struct KeeperWorld {
   static KeeperWorld real();
 };
 
+// What moves with the right: told of each record around the moment it becomes durable.
+// Threads: one call at a time, on the threads of RightKeeper's callers.
+class RightFollower {
+ public:
+  virtual ~RightFollower() = default;
+  // What a restarted agent finds as a guest's last migration, before it writes anything.
+  virtual void found(const JournalEntry& last) = 0;
+  // The record is to be written. An error refuses it, and then nothing is written.
+  virtual Result<void> before(JournalKind kind, const RightToRun& right) = 0;
+  // It is durable.
+  virtual void after(const JournalRecord& record) = 0;
+};
+
 class RightKeeper final : public RightNotes {
  public:
-  // `host` is what this agent calls itself to its peers.
-  RightKeeper(std::string directory, std::string host, KeeperWorld world = KeeperWorld::real());
+  // `host` is what this agent calls itself to its peers. `follower` may be null; it outlives this.
+  RightKeeper(std::string directory, std::string host, KeeperWorld world = KeeperWorld::real(),
+              RightFollower* follower = nullptr);
 
   // For the next migration of a guest that is here.
   Result<Claim> next_claim(const std::string& guest);
@@ -54,6 +69,7 @@ class RightKeeper final : public RightNotes {
   std::string const directory_;
   std::string const host_;
   KeeperWorld const world_;
+  RightFollower* const follower_;
   std::mutex mutex_;
   std::map<std::string, Journal> journals_;  // by guest, guarded by mutex_
 };

@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -28,6 +29,8 @@ struct Options {
   std::string capture;
   std::string secrets;
   std::string journal;
+  std::vector<std::string> hooks;
+  std::uint32_t hook_time_max_ms = 10'000;
   std::vector<std::uint16_t> versions;
   std::vector<std::string> guest_words;
   bool plain_tcp = false;
@@ -67,6 +70,24 @@ Result<AgentConfig> make_config(const Options& options) {
   return config;
 }
 
+// What of the guest and its host moves with the right to run; null: nothing.
+Result<std::unique_ptr<RightResources>> make_resources(const Options& options,
+                                                       const AgentConfig& config,
+                                                       std::vector<AnnouncePort> ports,
+                                                       Hooks::Log log) {
+  ResourcesConfig resources;
+  resources.disks = config.guest.disks;
+  for (const std::string& text : options.hooks) {
+    SEALIFT_TRY(Hook hook, parse_hook(text));
+    resources.hooks.push_back(std::move(hook));
+  }
+  resources.hook_time_max = Millis(options.hook_time_max_ms);
+  resources.announce = std::move(ports);
+  if (resources.empty()) return nullptr;
+  return std::make_unique<RightResources>(
+      std::move(resources), config.has_guest ? config.guest.name : std::string(), std::move(log));
+}
+
 Result<void> check_tls(const Options& options, const std::optional<Address>& address) {
   if (!address || address->kind != Address::Kind::kTcp) return {};
   if (!options.certs.empty() || options.plain_tcp) return {};
@@ -86,18 +107,23 @@ int run(const Options& options) {
 
   auto config = make_config(options);
   if (!config) return failed(config.error());
-  if (auto dropped = drop_privileges(); !dropped) return failed(dropped.error());
-  auto control = parse_address(options.control);
-  if (!control) return failed(control.error());
-  for (const auto& address : {std::optional<Address>(*control), config->listen}) {
-    if (auto ok = check_tls(options, address); !ok) return failed(ok.error());
-  }
   std::mutex log_mutex;
   const auto log = [&](const std::string& text) {
     const std::lock_guard lock(log_mutex);
     fmt::print(stderr, "{}: {}\n", options.name, text);
     std::fflush(stderr);
   };
+  auto ports = open_announce_ports(config->guest.announce);  // needs what is dropped next
+  if (!ports) return failed(ports.error());
+  if (auto dropped = drop_privileges(); !dropped) return failed(dropped.error());
+  auto resources = make_resources(options, *config, std::move(*ports), log);
+  if (!resources) return failed(resources.error());
+  config->resources = std::move(*resources);
+  auto control = parse_address(options.control);
+  if (!control) return failed(control.error());
+  for (const auto& address : {std::optional<Address>(*control), config->listen}) {
+    if (auto ok = check_tls(options, address); !ok) return failed(ok.error());
+  }
   auto listener = Listener::bind(*control);
   if (!listener) return failed(listener.error());
   auto agent = Agent::start(std::move(*config), log);
@@ -156,6 +182,13 @@ int main(int argc, char** argv) {
   app.add_option("--journal", options.journal,
                  "folder of this agent's own where it writes down who may run its guests, so that "
                  "a migration in doubt can be settled (`migrate recover`)");
+  app.add_option("--hook", options.hooks,
+                 "EVENT=PATH: a program to run when the guest moved; EVENT is one of "
+                 "guest-runs-here, guest-left, guest-kept, in-doubt, discarded, lost")
+      ->allow_extra_args(false);
+  app.add_option("--hook-timeout-ms", options.hook_time_max_ms, "a hook is killed after this time")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 600'000));
   app.add_option("--reveal-secrets-for-tests", options.secrets,
                  "write the keys that open a captured stream to this file; gives the guest away");
   app.add_option("--protocol-versions", options.versions,

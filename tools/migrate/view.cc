@@ -138,6 +138,37 @@ std::string report_text(const json& report, bool check_only) {
   return text;
 }
 
+namespace {
+
+// What of the things that move with the right needs attention, or says where they are.
+std::string resources_text(const json& resources) {
+  std::string text;
+  const json disks = resources.value("disks", json::array());
+  if (!disks.empty()) {
+    text += fmt::format("disks: {} {}\n", disks.size(),
+                        resources.value("disks_locked", false) ? "locked here" : "not locked here");
+  }
+  if (const auto announce = resources.find("announce"); announce != resources.end()) {
+    text += fmt::format("announced: {} frames{}\n", count(*announce, "frames_sent"),
+                        announce->contains("error") ? "; " + announce->value("error", "") : "");
+  }
+  const json hooks = resources.value("hooks", json::object());
+  if (const std::uint64_t waiting = count(hooks, "waiting"); waiting != 0) {
+    text += fmt::format("hooks: {} to run\n", waiting);
+  }
+  if (const std::uint64_t dropped = count(hooks, "dropped"); dropped != 0) {
+    text += fmt::format("hooks: {} were not run: too many waited\n", dropped);
+  }
+  for (const json& run : hooks.value("last", json::array())) {
+    if (run.value("good", false)) continue;
+    text += fmt::format("hook {} {} failed: {}\n", run.value("event", ""), run.value("path", ""),
+                        run.value("how", ""));
+  }
+  return text;
+}
+
+}  // namespace
+
 std::string status_text(const json& status) {
   const json guest = status.value("guest", json::object());
   std::string text =
@@ -161,6 +192,8 @@ std::string status_text(const json& status) {
       text += fmt::format("note: {}\n", note.get<std::string>());
     }
   }
+  if (const auto resources = status.find("resources"); resources != status.end())
+    text += resources_text(*resources);
   if (const auto progress = status.find("progress"); progress != status.end())
     text += progress_line(*progress) + "\n";
   if (const auto report = status.find("report"); report != status.end())
