@@ -11,6 +11,15 @@
 // at the pause however long one waits. It follows from the heat of the pages (engine/heat.h): the
 // hottest are left out until the rest is written no faster than the firmware exports.
 //
+// The limit of the downtime is approached, not jumped at: the first rounds that fit into it go on
+// while the next one is worth it, first down to an eighth of the limit, then a quarter, then half.
+//
+// At the limit with no progress, a pause that the operator asked for all the same waits for a
+// moment in which little is dirty: the guest's work comes in phases.
+//
+// The throttle is the last resort: it begins after a second without progress, and each step is as
+// large as what was seen asks for, since many small ones only take longer.
+//
 // Plain values; no state, no clock.
 #pragma once
 
@@ -19,6 +28,7 @@
 #include <vector>
 
 #include "engine/heat.h"
+#include "engine/rates.h"
 #include "engine/stats.h"
 
 namespace sealift {
@@ -28,32 +38,24 @@ namespace sealift {
 // kSwitchover first sends what is worth sending.
 enum class OnStall : std::uint8_t { kSwitchover, kCancel };
 
+// What to do when the operator's limit for the whole migration passes. kForce pauses after the
+// round that is under way, whatever the downtime will be. (A third way, to go on after the
+// hand-over, needs records that the protocol does not have.)
+enum class OnTimeout : std::uint8_t { kCancel, kForce };
+
 struct Goals {
   std::uint64_t downtime_max_ns = 300'000'000;
   // How often all that is dirty is sent at most, or private memory as a whole exported if that is
   // more.
   std::uint32_t rounds_max = 30;
   OnStall on_stall = OnStall::kSwitchover;
+  OnTimeout on_timeout = OnTimeout::kCancel;
   // How far the guest may be slowed down when it dirties memory faster than it is sent: the largest
   // share of time its vCPUs are kept from running. 0: never.
   std::uint32_t throttle_max_percent = 0;
   double firmware_pages_per_s_hint = 0;  // used until a round has measured it; 0: unknown
   std::uint64_t guest_pages = 0;         // of the guest's memory; 0: unknown
 };
-
-// Pages per second of each class; 0 = not measured yet.
-struct Rates {
-  double plain_pages_per_s = 0;
-  double firmware_pages_per_s = 0;
-};
-// Pages by time, both with exponentially falling weight, newest first: a round that sent little of
-// a class changes its rate little.
-Rates measure_rates(const std::vector<RoundStats>& rounds);
-
-// Time to send `dirty` at `rates`; the classes leave side by side but share one link, so the sum is
-// what is sure. 0 when nothing is dirty; a class without a measured rate counts as instantaneous
-// only if it has no dirty page, otherwise the prediction is UINT64_MAX.
-std::uint64_t predict_ns(const DirtyCounts& dirty, const Rates& rates);
 
 struct EtaRange {
   std::uint64_t low_ns = 0;
@@ -63,7 +65,10 @@ struct EtaRange {
 enum class Step : std::uint8_t { kAnotherRound, kSwitchover, kGiveUp };
 struct Decision {
   Step step = Step::kAnotherRound;
-  std::uint64_t predicted_downtime_ns = 0;  // of a pause now
+  std::uint64_t predicted_downtime_ns = 0;  // of a pause now: the next three
+  std::uint64_t predicted_plain_ns = 0;
+  std::uint64_t predicted_firmware_ns = 0;
+  std::uint64_t predicted_other_ns = 0;  // pause_cost_ns()
   EtaRange eta;
   std::uint32_t throttle_percent = 0;     // from now on; never below the last round's
   std::uint64_t floor_private_pages = 0;  // as far as is known yet
@@ -75,8 +80,9 @@ struct Decision {
 std::uint64_t floor_pages(const HeatEstimate& heat, double firmware_pages_per_s,
                           std::uint32_t throttle_percent);
 
-// `rounds`: finished rounds, oldest first, dirty_after filled in. REQUIRES: not empty.
+// `rounds`: finished rounds, oldest first, dirty_after filled in. `time_is_up`: the operator's
+// limit passed, and on_timeout is kForce. REQUIRES: not empty.
 Decision decide(const std::vector<RoundStats>& rounds, const Goals& goals,
-                const HeatEstimate& heat = {});
+                const HeatEstimate& heat = {}, bool time_is_up = false);
 
 }  // namespace sealift

@@ -1,5 +1,6 @@
 #include "engine/source_session.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "engine/assert.h"
@@ -200,8 +201,10 @@ void SourceSession::on(source::Surveyed& event, Actions& actions) {
   if (phase_ != Phase::kSurvey) return;
   SEALIFT_ASSERT(!rounds_.empty());
   rounds_.back().dirty_after = event.dirty;
-  rounds_.back().total_ns = event.round_ns;
-  decision_ = decide(rounds_, config_.goals, event.heat);
+  RoundStats& round = rounds_.back();
+  round.ack_ns = event.round_ns - std::min(event.round_ns, round.total_ns);
+  round.total_ns = event.round_ns;
+  decision_ = decide(rounds_, config_.goals, event.heat, time_is_up_);
   switch (decision_->step) {
     case Step::kAnotherRound:
       if (decision_->throttle_percent != throttle_percent_) {

@@ -252,6 +252,7 @@ class SourceSession {
   std::uint32_t epoch_ = 0;
   std::uint32_t throttle_percent_ = 0;
   std::uint32_t state_items_ = 0;
+  bool time_is_up_ = false;  // and the guest is to be paused after the round
   bool round_running_ = false;
   bool round_acknowledged_ = false;  // an acknowledgement may overtake RoundDone
   bool platform_started_ = false;

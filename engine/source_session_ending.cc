@@ -152,6 +152,11 @@ void SourceSession::on(source::GuestEnded& event, Actions& actions) {
 void SourceSession::on(source::Tick& tick, Actions& actions) {
   if (config_.deadline_ns == 0 || tick.now_ns < config_.deadline_ns) return;
   if (phase_ >= Phase::kHandedOver) return;
+  // Before the first round there is nothing to pause for; after the pause it is under way.
+  if (config_.goals.on_timeout == OnTimeout::kForce && phase_ >= Phase::kRound) {
+    time_is_up_ = true;
+    return;
+  }
   give_up(
       Outcome::kTimedOut,
       Error{ErrorClass::kTimedOut, fmt::format("the time limit passed while {}", name_of(phase_))},

@@ -50,6 +50,7 @@ RoundStats sum_of(std::span<const RoundStats> rounds) {
     sum.plain_ns += round.plain_ns;
     sum.firmware_ns += round.firmware_ns;
     sum.total_ns += round.total_ns;
+    sum.ack_ns += round.ack_ns;
     sum.throttle_percent = std::max(sum.throttle_percent, round.throttle_percent);
     sum.dirty_after = round.dirty_after;
   }

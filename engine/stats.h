@@ -34,6 +34,7 @@ struct RoundStats {
   std::uint64_t plain_ns = 0;          // time spent reading and sending shared pages
   std::uint64_t firmware_ns = 0;       // time spent exporting and sending private pages
   std::uint64_t total_ns = 0;          // until the destination acknowledged the epoch
+  std::uint64_t ack_ns = 0;            // of it, after all was sent
   std::uint32_t throttle_percent = 0;  // of the guest's vCPUs, while it was sent
   DirtyCounts dirty_after = {};        // dirty when the round was over
 

@@ -166,6 +166,13 @@ class CancelTest(AgentTest):
         self.assertIn("the time limit passed", done.stderr)
         self.assert_runs_and_is_whole(a)
 
+    def test_the_time_limit_may_force_the_pause(self):
+        a, b = self.pair(*self.GUEST)
+        done = self.start(a, b, "--rounds-max", "1000", "--downtime-ms", "0", "--timeout-ms", "300", "--on-timeout", "force")
+        self.assertEqual(done.returncode, 0, done.stderr[-300:])
+        self.assertRegex(done.stdout, "paused because the time limit passed, last pages would take .* against a budget")
+        self.assert_runs_and_is_whole(b)
+
     def test_gives_up_when_it_does_not_converge(self):
         a, b = self.pair(*self.GUEST)
         done = self.start(a, b, "--rounds-max", "2", "--downtime-ms", "0", "--on-stall", "cancel")

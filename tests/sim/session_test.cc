@@ -249,6 +249,7 @@ TEST(Session, CancelWorksWhileThePeerHasStoppedReading) {
 TEST(Session, TheTimeLimitCancelsWithItsOwnOutcome) {
   Rig rig(4);
   rig.source_config.deadline_ns = 1;  // passed long ago
+  rig.source_config.goals.on_timeout = OnTimeout::kForce;  // there is nothing to pause for yet
   rig.run();
   EXPECT_EQ(rig.report.outcome, Outcome::kTimedOut) << rig.text();
   EXPECT_TRUE(rig.source.running());

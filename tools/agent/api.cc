@@ -128,6 +128,12 @@ Result<MigrateOptions> parse_migrate(const std::string& text) {
   } else if (!on_stall.empty() && on_stall != "switchover") {
     return fail(ErrorClass::kUsage, "on_stall is '{}'; use switchover or cancel", on_stall);
   }
+  SEALIFT_TRY(const std::string on_timeout, take_text(body, "on_timeout"));
+  if (on_timeout == "force") {
+    options.goals.on_timeout = OnTimeout::kForce;
+  } else if (!on_timeout.empty() && on_timeout != "cancel") {
+    return fail(ErrorClass::kUsage, "on_timeout is '{}'; use cancel or force", on_timeout);
+  }
   if (!body.empty())
     return fail(ErrorClass::kUsage, "\"{}\" is not an option of a migration", body.begin().key());
   options.goals.downtime_max_ns = downtime_ms * 1'000'000;

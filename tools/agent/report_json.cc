@@ -32,6 +32,7 @@ json to_json(const RoundStats& round) {
           {"plain_ms", ms(round.plain_ns)},
           {"firmware_ms", ms(round.firmware_ns)},
           {"total_ms", ms(round.total_ns)},
+          {"ack_ms", ms(round.ack_ns)},
           {"dirty_shared_pages_after", round.dirty_after.shared_pages},
           {"dirty_private_pages_after", round.dirty_after.private_pages}};
 }
@@ -56,6 +57,9 @@ json to_json(const Prediction& prediction) {
 
 json to_json(const Decision& decision) {
   return {{"predicted_downtime_ms", ms_or_null(decision.predicted_downtime_ns)},
+          {"predicted_plain_ms", ms_or_null(decision.predicted_plain_ns)},
+          {"predicted_firmware_ms", ms_or_null(decision.predicted_firmware_ns)},
+          {"predicted_other_ms", ms_or_null(decision.predicted_other_ns)},
           {"eta_low_ms", ms_or_null(decision.eta.low_ns)},
           {"eta_high_ms", ms_or_null(decision.eta.high_ns)},
           {"floor_private_pages", decision.floor_private_pages},

@@ -5,6 +5,7 @@
 
 #include "tools/migrate-bench/exports_bench.h"
 #include "tools/migrate-bench/page_map_bench.h"
+#include "tools/migrate-bench/policy_bench.h"
 
 namespace {
 
@@ -29,11 +30,15 @@ int main(int argc, char** argv) {
   sealift::bench::ExportsOptions exports_options;
   exports->add_flag("--quick", exports_options.quick, "one seed");
   exports->add_flag("--json", json, "print one JSON object instead of the table");
+  CLI::App* policy = app.add_subcommand(
+      "policy", "The convergence policy over workloads and links, in simulated time.");
+  policy->add_flag("--json", json, "print one JSON object instead of the table");
 
   CLI11_PARSE(app, argc, argv);
-  const sealift::bench::Report report = exports->parsed()
-                                            ? sealift::bench::run_exports(exports_options)
-                                            : sealift::bench::run_page_map(page_map_options);
+  const sealift::bench::Report report =
+      exports->parsed()  ? sealift::bench::run_exports(exports_options)
+      : policy->parsed() ? sealift::bench::run_policy()
+                         : sealift::bench::run_page_map(page_map_options);
   fmt::print("{}", json ? report.json() : report.table());
   return report.passed() ? kExitOk : kExitGoalMissed;
 }

@@ -62,7 +62,8 @@ int run_start(const AgentOptions& common, const StartOptions& options) {
                   {"rounds_max", options.rounds_max},
                   {"on_stall", options.on_stall},
                   {"throttle_max_percent", options.throttle_max_percent},
-                  {"timeout_ms", options.timeout_ms}};
+                  {"timeout_ms", options.timeout_ms},
+                  {"on_timeout", options.on_timeout}};
   // From here on Ctrl-C means "cancel", not "leave the migration to itself".
   const InterruptWatch interrupt;
   auto started = client->post("/v1/migrate", request);

@@ -28,6 +28,7 @@ struct StartOptions {
   std::uint32_t throttle_max_percent = 0;
   bool ignore_readiness = false;
   std::uint64_t timeout_ms = 0;
+  std::string on_timeout = "cancel";
 };
 
 struct CertsOptions {

@@ -63,6 +63,12 @@ void add_start(CLI::App& app, AgentOptions& common, StartOptions& options) {
       ->check(CLI::Range(0, 99));
   start->add_option("--timeout-ms", options.timeout_ms, "give up after this time, 0 for never")
       ->capture_default_str();
+  start
+      ->add_option("--on-timeout", options.on_timeout,
+                   "when --timeout-ms passes: cancel, or force: pause after the round under way, "
+                   "whatever the downtime will be")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"cancel", "force"}));
   start->add_flag("--no-verify", options.no_verify,
                   "do not take a digest of memory at the hand-over");
   const char* const ignore_help =
