@@ -28,9 +28,18 @@ class RightsTest(AgentTest):
         if not reason.startswith("kvm:"):
             self.skipTest(reason)
         tasks = [fields(status) for status in pathlib.Path(f"/proc/{agent.process.pid}/task").glob("*/status")]
-        # Not the worker that newer kernels start beside a VM ("kvm-nx-lpage-re"); 2 is a filter.
-        modes = [task["Seccomp"].strip() for task in tasks if not task["Name"].startswith("kvm-")]
-        self.assertEqual(modes.count("2"), 2, modes)
+        # Not the worker that newer kernels start beside a VM ("kvm-nx-lpage-re"). One filter is the agent's own.
+        filters = [task["Seccomp_filters"].strip() for task in tasks if not task["Name"].startswith("kvm-")]
+        self.assertEqual((filters.count("2"), filters.count("1")), (2, len(filters) - 2), filters)
+
+    def test_only_an_agent_with_hooks_may_start_programs(self):
+        journal = pathlib.Path(self.work) / "journal"
+        journal.mkdir(mode=0o700)
+        guest = ("platform=sev", "backend=model", "memory=8M")
+        for arguments, mode in (((), "2"), (("--hook", "guest-left=/bin/true", "--journal", str(journal)), "0")):
+            agent = self.agent("A", "source", *guest, *arguments)
+            for status in pathlib.Path(f"/proc/{agent.process.pid}/task").glob("*/status"):
+                self.assertEqual(fields(status)["Seccomp"].strip(), mode)
 
     def test_an_ordinary_user_migrates(self):
         if os.geteuid() != 0:

@@ -9,11 +9,16 @@ void Announcer::start() {
   stop();
   const std::lock_guard lock(starting_);
   cancel_ = CancelToken();
-  thread_ = std::jthread([this, cancel = cancel_, started_ns = steady_now_ns()] {
-    send_all(started_ns);
+  thread_ = std::jthread([this, cancel = cancel_, begun = Stopwatch()] {
+    send_all();
+    const std::uint64_t first_after_ns = begun.elapsed_ns();
+    {
+      const std::lock_guard first(mutex_);
+      status_.first_after_ns = first_after_ns;
+    }
     for (const Millis gap : kGaps) {
       if (wait_for(-1, 0, cancel, Deadline::after(gap)) == Wake::kCancelled) return;
-      send_all(started_ns);
+      send_all();
     }
   });
 }
@@ -24,7 +29,7 @@ void Announcer::stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-void Announcer::send_all(std::uint64_t started_ns) {
+void Announcer::send_all() {
   for (const AnnouncePort& port : ports_) {
     auto sent = port.send();
     const std::lock_guard lock(mutex_);
@@ -32,9 +37,7 @@ void Announcer::send_all(std::uint64_t started_ns) {
       status_.error = std::move(sent.error().detail);
       continue;
     }
-    if (status_.frames_sent++ == 0 || status_.first_after_ns == 0) {
-      status_.first_after_ns = steady_now_ns() - started_ns;
-    }
+    ++status_.frames_sent;
   }
 }
 

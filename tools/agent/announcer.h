@@ -20,7 +20,7 @@ namespace sealift {
 
 struct AnnounceStatus {
   std::uint64_t frames_sent = 0;     // since the agent started
-  std::uint64_t first_after_ns = 0;  // from start() to the first frame, the last time
+  std::uint64_t first_after_ns = 0;  // from the last start() until each address was said once
   std::string error;
 };
 
@@ -40,7 +40,7 @@ class Announcer {
   const std::vector<AnnouncePort>& ports() const { return ports_; }
 
  private:
-  void send_all(std::uint64_t started_ns);
+  void send_all();
 
   std::vector<AnnouncePort> const ports_;
   mutable std::mutex mutex_;  // guards status_

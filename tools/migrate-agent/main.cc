@@ -116,6 +116,9 @@ int run(const Options& options) {
   auto ports = open_announce_ports(config->guest.announce);  // needs what is dropped next
   if (!ports) return failed(ports.error());
   if (auto dropped = drop_privileges(); !dropped) return failed(dropped.error());
+  if (options.hooks.empty()) {
+    if (auto forbidden = forbid_programs(); !forbidden) return failed(forbidden.error());
+  }
   auto resources = make_resources(options, *config, std::move(*ports), log);
   if (!resources) return failed(resources.error());
   config->resources = std::move(*resources);
