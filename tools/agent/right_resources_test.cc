@@ -181,6 +181,46 @@ TEST_F(RightResourcesTest, ATakenGuestThatNeverRanIsLostAndItsDisksAreFree) {
   EXPECT_THAT(told(), ElementsAre("lost A 0"));
 }
 
+// Remembers what it was told; refuses what it is asked to.
+struct Recorder : RightFollower {
+  void found(const JournalEntry& last) override { words.push_back(word("found", last.last)); }
+  Result<void> before(JournalKind kind, const RightToRun&) override {
+    words.push_back(word("before", kind));
+    if (refuses == kind) return fail(ErrorClass::kLocalFault, "no lock");
+    return {};
+  }
+  void after(const JournalRecord& record) override { words.push_back(word("after", record.kind)); }
+  static std::string word(const char* when, JournalKind kind) {
+    return fmt::format("{} {}", when, name_of(kind));
+  }
+  std::optional<JournalKind> refuses;
+  std::vector<std::string> words;
+};
+
+TEST_F(RightResourcesTest, AFollowerSeesEachRecordBeforeAndOnceItIsDurable) {
+  const RightFacts facts{
+      .claim = Claim{{std::byte{1}}, 0}, .guest = "guest", .peer = "B", .reason = {}};
+  Recorder follower;
+  {
+    RightKeeper keeper(folder_ + "/journal", "A", KeeperWorld::real(), &follower);
+    follower.refuses = K::kBegun;
+    const auto refused = keeper.note(RightStep::kBegun, facts);
+    ASSERT_FALSE(refused.has_value());
+    EXPECT_EQ(refused.error().cls, ErrorClass::kRefused) << "surely not written";
+    EXPECT_FALSE((*keeper.last("guest")).has_value());
+    follower.refuses.reset();
+    EXPECT_FALSE(keeper.note(RightStep::kCommitting, facts).has_value());  // Begun must be first
+    EXPECT_TRUE(keeper.note(RightStep::kBegun, facts).has_value());
+    EXPECT_TRUE(keeper.note_settled((*keeper.last("guest"))->right, K::kKept, "over").has_value());
+  }
+  EXPECT_THAT(follower.words, ElementsAre("before Begun", "before Committing", "before Begun",
+                                          "after Begun", "before Kept", "after Kept"));
+  follower.words.clear();
+  RightKeeper again(folder_ + "/journal", "A", KeeperWorld::real(), &follower);
+  EXPECT_TRUE(again.settle_after_restart().has_value());
+  EXPECT_THAT(follower.words, ElementsAre("found Kept"));
+}
+
 TEST_F(RightResourcesTest, DisksThatAreNone) {
   const std::pair<std::string, const char*> cases[] = {
       {folder_ + "/nothing", "cannot be opened"},
