@@ -204,6 +204,11 @@ void DirtySet::drain(PageBitmap& into) {
   }
 }
 
+void DirtySet::clear() {
+  DirtyBlock forgotten;
+  for (std::uint64_t block = 0; block < blocks_.size(); ++block) drain_block(block, forgotten);
+}
+
 std::vector<DirtyBlock> DirtySet::drain() {
   const auto marked = [](const Block& block) {
     return (block.filled.load(std::memory_order_relaxed) |

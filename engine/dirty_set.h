@@ -97,6 +97,8 @@ class DirtySet {
   void drain(PageBitmap& into);
   // The same, as the blocks with marked pages, ascending.
   std::vector<DirtyBlock> drain();
+  // Forgets every mark. As drain(): a page marked meanwhile is forgotten or still in the set.
+  void clear();
   std::uint64_t count() const;
   // Marked pages by their present class.
   DirtyCounts count_by_class(const PageMap& map) const;

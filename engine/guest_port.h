@@ -1,11 +1,13 @@
 // GuestPort: what migration needs from a VMM's guest. vmm_glue implements it; a VMM author may too.
 //
-// Owner:   the agent; outlives the session. Threads: read_plain, write_plain and harvest_dirty may
-// run beside the
-//          guest's vCPUs and each other; all else comes from the session's control thread.
+// Owner:   the agent; outlives the session. Threads: read_plain, the write_… and harvest_dirty may
+//          run beside the guest's vCPUs and each other; all else comes from the session's control
+//          thread.
 // Failure: kLocalFault with errno and the object in the text.
+// A destination's guest is fresh: until something is written there, its memory reads as zeros.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -54,10 +56,32 @@ class GuestPort {
   // the call is in this harvest or in the next, never in none.
   virtual Result<void> harvest_dirty() = 0;
 
+  // Marks every page in dirty() that may hold anything: a page left out reads as zeros and was
+  // never written, by the guest or for it. REQUIRES: dirty tracking is on, so that whoever writes a
+  // page that this left out marks it.
+  virtual Result<void> mark_populated() {
+    for (const GfnRange& range : layout().ranges()) dirty().mark(range);
+    return {};
+  }
+
   // The host's view of a page: plain for shared pages, meaningless for private ones. REQUIRES: gfn
   // in layout().
   virtual Result<void> read_plain(Gfn gfn, std::span<std::byte, kPageBytes> out) = 0;
   virtual Result<void> write_plain(Gfn gfn, std::span<const std::byte, kPageBytes> in) = 0;
+  // The same for a run of pages, and for zeros: a guest may have faster ways for them. Memory that
+  // was never touched stays so under zeros. REQUIRES: the range in layout(), `in` of its size.
+  virtual Result<void> write_run(GfnRange range, ByteView in) {
+    for (std::uint64_t i = 0; i < range.pages; ++i) {
+      SEALIFT_CHECK(write_plain(range.first + i, in.subspan(i * kPageBytes).first<kPageBytes>()));
+    }
+    return {};
+  }
+  virtual Result<void> write_zeros(GfnRange range) {
+    static constexpr std::array<std::byte, kPageBytes> kZeroPage{};
+    for (std::uint64_t i = 0; i < range.pages; ++i)
+      SEALIFT_CHECK(write_plain(range.first + i, kZeroPage));
+    return {};
+  }
 
   // Destination only: the page's class changed by the peer's word; the platform's side of it
   // (memory attributes …). page_map() is already updated.

@@ -93,6 +93,13 @@ class AgentTest(unittest.TestCase):
     def pair(self, *guest, source=(), destination=()):
         return self.agent("A", "source", *guest, *source), self.agent("B", "destination", *guest, *destination)
 
+    @staticmethod
+    def resident_bytes(agent):
+        """Of the guest's memory in that agent, which may use it through its file as well as through the mapping."""
+        stat = [os.stat(f"/proc/{agent.process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{agent.process.pid}/fd")
+                if "memfd:sealift-guest" in os.readlink(f"/proc/{agent.process.pid}/fd/{fd}")]
+        return sum(one.st_blocks * 512 for one in stat)
+
     def migrate(self, *arguments, agent=None, certs=True, timeout=LIMIT_S):
         command = [MIGRATE, *arguments]
         if agent is not None:

@@ -113,7 +113,9 @@ class SevTest(AgentTest):
         pages = 64 << 20 >> 12
         self.assertLess(totals["firmware_exports"], pages * 0.22)
         self.assertGreater(totals["firmware_exports"], pages * 0.15)
-        self.assertGreater(totals["skipped_pages"], pages * 0.75)
+        # Nobody even looked at the rest: it has no memory on either side.
+        self.assertLess(totals["skipped_pages"], pages * 0.05)
+        self.assertLess(self.resident_bytes(b), 0.25 * (64 << 20))
         # It stays so over a second hop: the pages that were never imported are not exported either.
         c = self.agent("C", "destination", "platform=sev", "backend=model", "memory=64M")
         again = self.start(b, c, "--json")

@@ -134,17 +134,23 @@ void DestinationRunner::perform(destination::ApplyShared& action) {
 }
 
 Result<void> DestinationRunner::write_shared(const SharedBatch& batch) {
-  static constexpr std::array<std::byte, kPageBytes> kZeroPage{};
   for (Gfn gfn : batch.gfns) SEALIFT_CHECK(check_class(gfn, PageClass::kShared));
   ByteView body = batch.body;
-  for (std::size_t i = 0; i < batch.gfns.size(); ++i) {
-    std::span<const std::byte, kPageBytes> page = kZeroPage;
-    if (batch.encodings[i] == PageEncoding::kRaw) {
-      // The codec checked that the body holds a page for each kRaw entry.
-      page = std::span<const std::byte, kPageBytes>(body.first(kPageBytes));
-      body = body.subspan(kPageBytes);
+  for (std::size_t at = 0; at < batch.gfns.size();) {
+    GfnRange run{batch.gfns[at], 1};
+    const PageEncoding encoding = batch.encodings[at];
+    for (++at;
+         at < batch.gfns.size() && batch.gfns[at] == end_of(run) && batch.encodings[at] == encoding;
+         ++at) {
+      ++run.pages;
     }
-    SEALIFT_CHECK(incoming_.guest->write_plain(batch.gfns[i], page));
+    if (encoding == PageEncoding::kZero) {
+      SEALIFT_CHECK(incoming_.guest->write_zeros(run));
+      continue;
+    }
+    // The codec checked that the body holds a page for each kRaw entry.
+    SEALIFT_CHECK(incoming_.guest->write_run(run, body.first(run.pages * kPageBytes)));
+    body = body.subspan(run.pages * kPageBytes);
   }
   if (hooks_.pages_written && session_.start().verify)
     SEALIFT_CHECK(hooks_.pages_written(batch.gfns));

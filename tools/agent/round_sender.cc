@@ -54,10 +54,13 @@ Result<RoundStats> RoundSender::send_round(const RoundOrder& order) {
   const PageMap& map = guest_.page_map();
   SEALIFT_CHECK(guest_.harvest_dirty());
   stats.harvest_ns = round_.elapsed_ns();
-  // Everything of a first round is dirty, whatever the log says. A first harvest may report every
-  // page, which says nothing of how hot one is.
+  // What travels first is what there is, whatever the log says: a first harvest may report every
+  // page. Nothing that was marked before the look at the memory is lost: what was written then is
+  // there to be seen, and what is written later is marked later, since the log is on. (Nor does a
+  // first harvest say how hot a page is.)
   if (order.epoch == 1) {
-    for (GfnRange range : guest_.layout().ranges()) guest_.dirty().mark(range);
+    guest_.dirty().clear();
+    SEALIFT_CHECK(guest_.mark_populated());
     heat_ = &guest_.dirty().watch_heat(map);
     since_heat_.lap();
   }

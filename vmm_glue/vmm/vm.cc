@@ -200,6 +200,10 @@ Result<bool> Vm::read_guest_view(Gfn gfn, std::span<std::byte, kPageBytes> out) 
   SEALIFT_ASSERT(layout_.contains(gfn));
   const bool is_private = map_.class_of(gfn) == PageClass::kPrivate;
   if (is_private && !can_read_private()) return false;
+  if (memory_.is_hole(gfn)) {  // and stays one: a look must not cost memory
+    std::fill(out.begin(), out.end(), std::byte{0});
+    return true;
+  }
   if (is_private && private_memory_ != nullptr) {
     if (sev::never_written(memory_.at(gfn))) {
       std::fill(out.begin(), out.end(), std::byte{0});
@@ -218,9 +222,26 @@ Result<void> Vm::read_plain(Gfn gfn, std::span<std::byte, kPageBytes> out) {
 }
 
 Result<void> Vm::write_plain(Gfn gfn, std::span<const std::byte, kPageBytes> in) {
-  copy_to_guest(memory_.at(gfn), in);
-  dirty_.mark(gfn);
+  return write_run(GfnRange{gfn, 1}, in);
+}
+
+Result<void> Vm::write_run(GfnRange range, ByteView in) {
+  SEALIFT_CHECK(memory_.write(range, in));
+  dirty_.mark(range);
   return {};
+}
+
+// Only memory that no platform holds by its address is given back.
+Result<void> Vm::write_zeros(GfnRange range) {
+  SEALIFT_CHECK(memory_.write_zeros(range, config_.platform != Platform::kNone));
+  dirty_.mark(range);
+  return {};
+}
+
+// The private side of a guest_memfd is not in this memory: it may all be written.
+Result<void> Vm::mark_populated() {
+  if (!can_read_private()) return GuestPort::mark_populated();
+  return memory_.for_each_populated([this](GfnRange range) { dirty_.mark(range); });
 }
 
 // The page map is the class, unless the platform keeps attributes of its own.

@@ -93,6 +93,9 @@ class Vm : public GuestPort, protected VcpuRunner {
   DirtySet& dirty() final { return dirty_; }
   Result<void> read_plain(Gfn gfn, std::span<std::byte, kPageBytes> out) final;
   Result<void> write_plain(Gfn gfn, std::span<const std::byte, kPageBytes> in) final;
+  Result<void> write_run(GfnRange range, ByteView in) final;
+  Result<void> write_zeros(GfnRange range) final;
+  Result<void> mark_populated() final;
   Result<void> apply_conversion(GfnRange range, PageClass cls) override;
   GuestHealth health() const final;
   Result<void> pause() final { return control_.pause(); }
