@@ -66,7 +66,8 @@ DestinationSession::DestinationSession(Hello local, MemoryLayout layout, Bytes c
 }
 
 void DestinationSession::step(destination::Event event, Actions& actions) {
-  if (phase_ == Phase::kEnded) return;
+  // Discarded is noted in the step that ends: when that fails, its End was not performed.
+  if (phase_ == Phase::kEnded && !std::holds_alternative<destination::NoteFailed>(event)) return;
   std::visit([&](auto& e) { on(e, actions); }, event);
 }
 

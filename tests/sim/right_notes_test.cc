@@ -201,6 +201,18 @@ TEST(RightNotes, AnIncompleteCopyIsDiscardedAndSaidSo) {
   EXPECT_TRUE(rig.source.running());
 }
 
+// Nobody is told, and the session ends all the same.
+TEST(RightNotes, ADestinationThatCannotWriteDiscardedSaysNothingAndEnds) {
+  NotedRig rig;
+  rig.at_destination.fails = RightStep::kDiscarded;
+  rig.cut_at = "Finish";
+  rig.run();
+  EXPECT_EQ(rig.report_destination.outcome, DestinationOutcome::kDiscarded) << rig.text();
+  EXPECT_NE(rig.report_destination.error->detail.find("did not take Discarded"), std::string::npos);
+  EXPECT_FALSE(rig.noted("send Abort"));
+  EXPECT_TRUE(rig.source.running());
+}
+
 // After Handover the guest may run here again only once that is durable.
 TEST(RightNotes, ASourceThatCannotWriteKeptAfterHandoverStaysInDoubt) {
   NotedRig rig;

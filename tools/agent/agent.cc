@@ -88,7 +88,8 @@ Result<void> Agent::open(bool has_guest) {
     SEALIFT_TRY(tls_server_, TlsContext::load(config_.certs_dir, TlsRole::kServer));
   }
   SEALIFT_CHECK(read_journals());
-  if (has_guest && state_ != AgentState::kUnsettled) {
+  SEALIFT_TRY(const bool may_launch_guest, may_launch());
+  if (has_guest && may_launch_guest) {
     if (resources_ != nullptr) SEALIFT_CHECK(resources_->lock_to_run());
     SEALIFT_TRY(auto machine, Machine::launch(*platform_, config_.guest.vm));
     SEALIFT_CHECK(machine->vm().wait_booted(kBootMax));

@@ -146,6 +146,7 @@ class Agent {
   // agent_right.cc
   Result<void> read_journals();
   Result<void> perform(SettleStep::Act act, const std::string& guest);
+  Result<bool> may_launch();
 
   Result<DigestAnswer> digest_now();
   Result<DigestAnswer> digest_handover();

@@ -54,6 +54,22 @@ Result<void> Agent::read_journals() {
   return {};
 }
 
+// Started again with the command line that once launched the guest, an agent must not make a second
+// one: the right has left this host, and says so until the guest comes back.
+Result<bool> Agent::may_launch() {
+  if (state_ == AgentState::kUnsettled) return false;
+  if (!keeper_) return true;
+  SEALIFT_TRY(const std::optional<JournalEntry> last, keeper_->last(guest_name_));
+  if (!last || (last->last != JournalKind::kReleased && last->last != JournalKind::kCeded)) {
+    return true;
+  }
+  log_(
+      fmt::format("{} is not launched: the journal says that it was handed over to {}. Another "
+                  "guest needs another name, or another folder for its journal",
+                  guest_name_, last->right.destination));
+  return false;
+}
+
 Result<RightAnswer> Agent::right(const std::string& guest) {
   if (!keeper_) {
     return fail(ErrorClass::kRefused,
@@ -76,12 +92,20 @@ Result<RightAnswer> Agent::right(const std::string& guest) {
 Result<void> Agent::settle_right(const MigrationId& migration, Settle wish,
                                  std::optional<JournalKind> said) {
   const std::lock_guard work(guest_work_);
-  SEALIFT_TRY(const RightAnswer now, right());
-  if (!now.last || now.last->right.migration != migration) {
-    return fail(ErrorClass::kRefused, "{} knows no migration {} of {} that is its last",
-                config_.name, hex_text(migration), now.guest);
+  if (!keeper_) return fail(ErrorClass::kRefused, "{} keeps no journal", config_.name);
+  SEALIFT_TRY(const std::optional<std::string> guest, keeper_->guest_of(migration));
+  if (!guest) {
+    return fail(ErrorClass::kRefused, "{} knows no migration {}", config_.name,
+                hex_text(migration));
   }
-  const std::optional<CopyHere> copy = copy_in(now.state);
+  SEALIFT_TRY(const RightAnswer now, right(*guest));
+  if (!now.last || now.last->right.migration != migration) {
+    return fail(ErrorClass::kRefused, "the migration {} is not the last of {} at {}",
+                hex_text(migration), *guest, config_.name);
+  }
+  // Of a guest that never got as far as being this agent's there is no copy.
+  const std::optional<CopyHere> copy =
+      *guest == guest_name() ? copy_in(now.state) : std::optional(CopyHere::kNone);
   if (!copy) {
     return fail(ErrorClass::kRefused, "{} has nothing to settle now: it is {}", config_.name,
                 name_of(now.state));
@@ -108,7 +132,7 @@ Result<void> Agent::perform(SettleStep::Act act, const std::string& guest) {
   switch (act) {
     case Act::kNothing: {
       const std::lock_guard lock(mutex_);
-      if (state_ == AgentState::kUnsettled) state_ = AgentState::kEmpty;
+      if (state_ == AgentState::kUnsettled && guest == guest_name_) state_ = AgentState::kEmpty;
       return {};
     }
     case Act::kDropCopy: {

@@ -6,6 +6,7 @@
 
 #include "engine/assert.h"
 #include "tools/agent/clock.h"
+#include "tools/agent/fault_point.h"
 #include "tools/agent/linger.h"
 
 namespace sealift {
@@ -68,9 +69,13 @@ void DestinationRunner::handle(destination::Event event) {
     std::vector<destination::Action> actions;
     session_.step(std::move(next), actions);
     for (destination::Action& action : actions) {
-      auto* note = std::get_if<destination::Note>(&action);
-      if (note != nullptr && !perform_note(*note)) break;
+      if (auto* note = std::get_if<destination::Note>(&action)) {
+        if (!perform_note(*note)) break;
+        continue;
+      }
+      SEALIFT_FAULT_POINT("destination", action, "before");
       std::visit([&](auto& a) { perform(a); }, action);
+      SEALIFT_FAULT_POINT("destination", action, "after");
     }
   }
   publish();

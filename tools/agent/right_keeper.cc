@@ -8,6 +8,7 @@
 
 #include "engine/assert.h"
 #include "journal/posix_disk.h"
+#include "tools/agent/fault_point.h"
 
 namespace sealift {
 namespace {
@@ -63,7 +64,9 @@ RightKeeper::RightKeeper(std::string directory, std::string host, KeeperWorld wo
 
 Result<Journal*> RightKeeper::use(const std::string& guest) {
   if (const auto found = journals_.find(guest); found != journals_.end()) return &found->second;
+  SEALIFT_FAULT_POINT("journal.open.before");
   SEALIFT_TRY(Journal journal, Journal::open(*world_.disk, directory_, guest));
+  SEALIFT_FAULT_POINT("journal.open.after");
   std::erase_if(journals_,
                 [](const auto& other) { return other.second.standings().open() == nullptr; });
   return &journals_.emplace(guest, std::move(journal)).first->second;
@@ -86,6 +89,16 @@ Result<std::optional<JournalEntry>> RightKeeper::last(const std::string& guest) 
   SEALIFT_TRY(const Journal* journal, use(guest));
   const auto& entries = journal->standings().entries();
   return entries.empty() ? std::nullopt : std::optional(entries.back());
+}
+
+Result<std::optional<std::string>> RightKeeper::guest_of(const MigrationId& migration) {
+  const std::lock_guard lock(mutex_);
+  SEALIFT_TRY(const std::vector<std::string> guests, guests_with_journal(*world_.disk, directory_));
+  for (const std::string& guest : guests) {
+    SEALIFT_TRY(const Journal* journal, use(guest));
+    if (journal->standings().find(migration) != nullptr) return guest;
+  }
+  return std::nullopt;
 }
 
 Result<std::vector<JournalEntry>> RightKeeper::settle_after_restart() {
@@ -141,7 +154,9 @@ Result<void> RightKeeper::append(JournalKind kind, RightToRun right, std::string
     }
   }
   const std::string guest = record.right.guest;
+  SEALIFT_FAULT_POINT("journal", name_of(kind), "before");
   auto appended = journal->append(record);
+  SEALIFT_FAULT_POINT("journal", name_of(kind), "after");
   if (!appended && journal->failed()) journals_.erase(guest);
   if (appended && follower_ != nullptr) follower_->after(record);
   return appended;

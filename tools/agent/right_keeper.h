@@ -54,6 +54,8 @@ class RightKeeper final : public RightNotes {
   Result<Claim> next_claim(const std::string& guest);
   // The guest's last migration here; empty: none that is known.
   Result<std::optional<JournalEntry>> last(const std::string& guest);
+  // The guest that the migration is about; empty: no journal here knows it.
+  Result<std::optional<std::string>> guest_of(const MigrationId& migration);
   // What a restarted agent finds unsettled, after it has written Discarded for copies that were
   // never taken: those are gone with the process that held them.
   Result<std::vector<JournalEntry>> settle_after_restart();

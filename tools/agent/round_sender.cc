@@ -10,6 +10,7 @@
 #include "engine/conversions.h"
 #include "engine/zero_scan.h"
 #include "tools/agent/clock.h"
+#include "tools/agent/fault_point.h"
 
 namespace sealift {
 namespace {
@@ -151,6 +152,7 @@ bool RoundSender::slice_is_over(const RoundStats& stats) const {
 Result<void> RoundSender::send_shared_pages(Round& round, RoundStats& stats) {
   Result<void> sent;
   while (sent) {
+    SEALIFT_FAULT_POINT("source.round", stats.guest_paused ? "paused" : "live");
     if (stop_.load()) return fail(ErrorClass::kCancelled, "the round was stopped");
     if (other_failed_.load()) break;
     Stopwatch watch;

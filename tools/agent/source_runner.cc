@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/assert.h"
+#include "tools/agent/fault_point.h"
 #include "tools/agent/harvester.h"
 
 namespace sealift {
@@ -121,9 +122,13 @@ void SourceRunner::handle(source::Event event) {
     publish_phase();
     note_prediction();
     for (source::Action& action : actions) {
-      auto* note = std::get_if<source::Note>(&action);
-      if (note != nullptr && !perform_note(*note)) break;
+      if (auto* note = std::get_if<source::Note>(&action)) {
+        if (!perform_note(*note)) break;
+        continue;
+      }
+      SEALIFT_FAULT_POINT("source", action, "before");
       std::visit([&](auto& a) { perform(a); }, action);
+      SEALIFT_FAULT_POINT("source", action, "after");
     }
   }
 }

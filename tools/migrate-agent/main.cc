@@ -12,6 +12,7 @@
 
 #include "tools/agent/agent.h"
 #include "tools/agent/api.h"
+#include "tools/agent/fault_point.h"
 #include "tools/agent/least_rights.h"
 #include "transport/http.h"
 
@@ -109,9 +110,11 @@ int run(const Options& options) {
   if (!config) return failed(config.error());
   std::mutex log_mutex;
   const auto log = [&](const std::string& text) {
+    const std::string line = fmt::format("{}: {}\n", options.name, text);
     const std::lock_guard lock(log_mutex);
-    fmt::print(stderr, "{}: {}\n", options.name, text);
-    std::fflush(stderr);
+    // Not fmt::print(), which throws when the disk under the log is full: a guest must not end for
+    // it.
+    static_cast<void>(std::fwrite(line.data(), 1, line.size(), stderr));
   };
   auto ports = open_announce_ports(config->guest.announce);  // needs what is dropped next
   if (!ports) return failed(ports.error());
@@ -206,6 +209,17 @@ int main(int argc, char** argv) {
       std::string(
           "Guest options (both sides must agree on platform, backend, memory and vcpus):\n") +
       kGuestSpecHelp);
+#ifdef SEALIFT_FAULT_POINTS
+  std::string stop_at;
+  app.add_option("--stop-at", stop_at, "POINT[:N]: stop there, at the N-th passing");
+  app.add_flag_callback(
+      "--fault-points",
+      [] {
+        for (const std::string& point : fault_points()) fmt::print("{}\n", point);
+        throw CLI::Success();
+      },
+      "list the points");
+#endif
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& done) {
@@ -213,6 +227,11 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return usage_error(error.what());
   }
+#ifdef SEALIFT_FAULT_POINTS
+  if (!stop_at.empty()) {
+    if (auto armed = stop_at_fault_point(stop_at); !armed) return failed(armed.error());
+  }
+#endif
   if (options.role == "destination" && options.listen.empty()) {
     return usage_error("--role destination needs --listen ADDR, where guests arrive");
   }
