@@ -24,6 +24,7 @@ Result<UniqueFd> connect_one(const SocketAddress& target, const std::string& nam
                              const CancelToken& cancel) {
   SEALIFT_TRY(UniqueFd fd, make_socket(target.family()));
   tune_connection(fd.get());
+  SEALIFT_CHECK(set_dscp(fd.get(), target.family(), options.dscp));
   int code = ::connect(fd.get(), target.get(), target.bytes) == 0 ? 0 : errno;
   // A unix socket whose queue is full says EAGAIN and gives nothing to wait for.
   while (code == EAGAIN && target.family() == AF_UNIX) {

@@ -13,6 +13,7 @@
 // and names in /etc/hosts do not wait.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -33,6 +34,7 @@ struct ConnectOptions {
   Millis idle_timeout = kIdleTimeoutDefault;
   const TlsContext* tls = nullptr;  // null: plain text
   std::string expected_name;        // what the server must prove; empty: the host of the address
+  std::uint8_t dscp = 0;            // 0 to 63: how routers are to treat it; 0: as anything else
 };
 
 Result<std::unique_ptr<Stream>> connect(const Address& address, const ConnectOptions& options,

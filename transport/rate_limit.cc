@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <chrono>
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -90,6 +92,37 @@ Result<std::uint64_t> RateLimit::take(std::uint64_t wish, const CancelToken& can
     if (wait_for(-1, 0, cancel, Deadline::after(wait)) == Wake::kCancelled)
       return fail(ErrorClass::kCancelled, "cancelled while waiting for bandwidth");
   }
+}
+
+Result<std::uint64_t> parse_rate(std::string_view text) {
+  struct Unit {
+    std::string_view name;
+    double bytes;
+  };
+  constexpr std::array kUnits = {
+      Unit{"bit/s", 1.0 / 8},    Unit{"kbit/s", 1e3 / 8},  Unit{"Mbit/s", 1e6 / 8},
+      Unit{"Gbit/s", 1e9 / 8},   Unit{"B/s", 1},           Unit{"kB/s", 1e3},
+      Unit{"MB/s", 1e6},         Unit{"GB/s", 1e9},        Unit{"KiB/s", 1ULL << 10},
+      Unit{"MiB/s", 1ULL << 20}, Unit{"GiB/s", 1ULL << 30}};
+  if (text == "off") return kUnlimited;
+  double number = 0;
+  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), number);
+  std::string_view name = text.substr(static_cast<std::size_t>(end - text.data()));
+  if (name.starts_with(' ')) name.remove_prefix(1);
+  const auto unit = std::find_if(kUnits.begin(), kUnits.end(),
+                                 [name](const Unit& known) { return known.name == name; });
+  if (status != std::errc() || unit == kUnits.end() || !std::isfinite(number)) {
+    return fail(ErrorClass::kUsage,
+                "'{}' is no bandwidth: a number and bit/s, B/s or KiB/s, with k, M, G (1Gbit/s, "
+                "200MiB/s), or off",
+                text);
+  }
+  const double bytes_per_s = number * unit->bytes;
+  if (bytes_per_s >= static_cast<double>(kRateBytesPerSMin) &&
+      bytes_per_s <= static_cast<double>(kRateBytesPerSMax)) {
+    return static_cast<std::uint64_t>(bytes_per_s);
+  }
+  return fail(ErrorClass::kUsage, "{} is not between 64KiB/s and 100GB/s", text);
 }
 
 namespace {

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <string_view>
 
 #include "engine/result.h"
 #include "transport/cancel.h"
@@ -68,6 +69,10 @@ class RateLimit {
   std::mutex mutex_;
   TokenBucket bucket_;  // guarded by mutex_
 };
+
+// "1Gbit/s", "200 MiB/s", "12.5MB/s", "off": bytes per second, kUnlimited for off. kUsage for other
+// text and for rates out of range.
+Result<std::uint64_t> parse_rate(std::string_view text);
 
 // The same stream, whose writes keep to the limit. Owner, Threads, Failure: as Stream; the limit is
 // shared with others and with whoever changes it. shutdown() ends a wait as well.

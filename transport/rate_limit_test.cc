@@ -1,6 +1,8 @@
 #include "transport/rate_limit.h"
 
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <atomic>
@@ -10,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "transport/test_support.h"
+#include "transport/socket_address.h"
 
 namespace sealift {
 namespace {
@@ -103,6 +105,43 @@ TEST(TokenBucket, ANewRateHoldsFromThen) {
   bucket.set_rate(kUnlimited, 3 * kSecond_ns);
   EXPECT_EQ(bucket.take(1ULL << 40, 3 * kSecond_ns), 1ULL << 40);
   EXPECT_EQ(bucket.wait_ns(1), 0u);
+}
+
+TEST(Dscp, IsOnTheSocket) {
+  struct Case {
+    int family, level, option;
+  };
+  for (const Case& one :
+       {Case{AF_INET, IPPROTO_IP, IP_TOS}, {AF_INET6, IPPROTO_IPV6, IPV6_TCLASS}}) {
+    auto fd = make_socket(one.family);
+    if (!fd) GTEST_SKIP() << fd.error().detail;
+    const auto marked = set_dscp(fd->get(), one.family, 46);
+    EXPECT_TRUE(marked.has_value());
+    int traffic_class = 0;
+    socklen_t bytes = sizeof traffic_class;
+    ASSERT_EQ(getsockopt(fd->get(), one.level, one.option, &traffic_class, &bytes), 0);
+    EXPECT_EQ(traffic_class, 46 << 2);
+  }
+  const auto ignored = set_dscp(-1, AF_UNIX, 46);
+  EXPECT_TRUE(ignored.has_value());
+  const auto refused = set_dscp(-1, AF_INET, 46);
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_NE(refused.error().detail.find("DSCP 46"), std::string::npos);
+}
+
+TEST(ParseRate, TakesBitsAndBytes) {
+  EXPECT_EQ(parse_rate("1Gbit/s"), 125'000'000u);
+  EXPECT_EQ(parse_rate("2.5 Mbit/s"), 312'500u);
+  EXPECT_EQ(parse_rate("200MiB/s"), 200u << 20);
+  EXPECT_EQ(parse_rate("64KiB/s"), kRateBytesPerSMin);
+  EXPECT_EQ(parse_rate("100GB/s"), kRateBytesPerSMax);
+  EXPECT_EQ(parse_rate("off"), kUnlimited);
+  for (const char* text : {"", "1", "Gbit/s", "1Gbit", "1gbit/s", "-1Gbit/s", "nanGbit/s",
+                           "infGB/s", "1e999GB/s", "63KiB/s", "0Gbit/s", "101GB/s", "1  GB/s"}) {
+    const auto rate = parse_rate(text);
+    ASSERT_FALSE(rate.has_value()) << text;
+    EXPECT_EQ(rate.error().cls, ErrorClass::kUsage) << text;
+  }
 }
 
 // --- Over streams ---

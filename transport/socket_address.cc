@@ -117,6 +117,19 @@ Result<UniqueFd> make_socket(int family) {
   return fd;
 }
 
+Result<void> set_dscp(int fd, int family, std::uint8_t dscp) {
+  SEALIFT_ASSERT(dscp < 64);
+  if (dscp == 0 || family == AF_UNIX) return {};
+  const int traffic_class = dscp << 2;  // above the two bits of congestion notification
+  const int failed =
+      family == AF_INET6
+          ? ::setsockopt(fd, IPPROTO_IPV6, IPV6_TCLASS, &traffic_class, sizeof traffic_class)
+          : ::setsockopt(fd, IPPROTO_IP, IP_TOS, &traffic_class, sizeof traffic_class);
+  if (failed == 0) return {};
+  return fail(ErrorClass::kLocalFault, "marking a connection with DSCP {}: {}", dscp,
+              errno_text(errno));
+}
+
 void tune_connection(int fd) {
   set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);

@@ -33,6 +33,8 @@ Result<Address> local_address(int fd);
 Result<Address> peer_address(int fd);
 
 Result<UniqueFd> make_socket(int family);  // stream socket, non-blocking, close-on-exec
-void tune_connection(int fd);              // no delay and keep-alive for tcp; harmless for unix
+// REQUIRES: dscp < 64, of a socket of that family. 0 and unix sockets: nothing.
+Result<void> set_dscp(int fd, int family, std::uint8_t dscp);
+void tune_connection(int fd);  // no delay and keep-alive for tcp; harmless for unix
 
 }  // namespace sealift

@@ -152,6 +152,7 @@ AgentStatus Agent::status() const {
   }
   if (state_ == AgentState::kMigrating || state_ == AgentState::kReceiving)
     status.progress = progress_->read();
+  status.bandwidth_bytes_per_s = bandwidth_->bytes_per_s();
   status.report = report_;
   status.incoming = incoming_report_;
   if (resources_ != nullptr) status.resources = resources_->status();
@@ -182,6 +183,7 @@ Result<void> Agent::start_migration(const MigrateOptions& options) {
     }
     state_ = AgentState::kMigrating;
     report_.reset();
+    bandwidth_->set(options.bandwidth_bytes_per_s);
     connecting_.emplace();
     progress_ = std::make_shared<Progress>();
     progress_->update([](ProgressSnapshot& p) {
@@ -206,6 +208,7 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
   ConnectOptions connecting;
   connecting.connect_timeout = kConnectMax;
   connecting.idle_timeout = kPeerSilentMax;
+  connecting.dscp = options.dscp;
   if (options.to.kind == Address::Kind::kTcp && tls_client_) connecting.tls = &*tls_client_;
   CancelToken token;
   std::shared_ptr<Machine> machine;
@@ -233,7 +236,8 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
     }
     tap = std::move(*capture);
   }
-  WireChannel channel(std::move(*stream), new_session_id(), std::move(tap));
+  WireChannel channel(make_limited_stream(std::move(*stream), bandwidth_), new_session_id(),
+                      std::move(tap));
   SourceConfig source;
   source.hello = hello();
   source.hello.features |= kFeaturePlatformCard;
@@ -294,6 +298,16 @@ void Agent::settle(const MigrateOptions& options, MigrationReport report) {
       break;
   }
   report_ = std::move(report);
+}
+
+Result<void> Agent::set_bandwidth(std::uint64_t bytes_per_s) {
+  const std::lock_guard lock(mutex_);
+  if (state_ != AgentState::kMigrating) {
+    return fail(ErrorClass::kRefused, "{} has no migration to set the bandwidth of: it is {}",
+                config_.name, name_of(state_));
+  }
+  bandwidth_->set(bytes_per_s);
+  return {};
 }
 
 Result<void> Agent::cancel() {

@@ -30,6 +30,7 @@
 #include "tools/agent/right_resources.h"
 #include "tools/agent/source_runner.h"
 #include "transport/connect.h"
+#include "transport/rate_limit.h"
 #include "transport/tls.h"
 
 namespace sealift {
@@ -56,6 +57,8 @@ struct MigrateOptions {
   bool ignore_readiness = false;  // migrate a guest that says it is not ready
   Goals goals;
   std::uint64_t timeout_ns = 0;  // 0: none
+  std::uint64_t bandwidth_bytes_per_s = kUnlimited;
+  std::uint8_t dscp = 0;  // of the connections to the destination
 };
 
 enum class AgentState : std::uint8_t {
@@ -81,10 +84,11 @@ struct AgentStatus {
   GuestSpec guest;
   bool launched_here = false;  // otherwise workload and seed are what its source said, not ours
   std::optional<VmStatus> vm;
-  std::optional<ProgressSnapshot> progress;   // while migrating or receiving
-  std::optional<MigrationReport> report;      // of the last outgoing migration or check
-  std::optional<DestinationReport> incoming;  // of the last incoming one
-  std::optional<ResourcesStatus> resources;   // if it was told of any
+  std::uint64_t bandwidth_bytes_per_s = kUnlimited;  // of the migration under way or the last one
+  std::optional<ProgressSnapshot> progress;          // while migrating or receiving
+  std::optional<MigrationReport> report;             // of the last outgoing migration or check
+  std::optional<DestinationReport> incoming;         // of the last incoming one
+  std::optional<ResourcesStatus> resources;          // if it was told of any
 };
 
 enum class DigestAt : std::uint8_t { kAuto, kNow, kHandover };
@@ -117,6 +121,8 @@ class Agent {
   Result<void> start_migration(const MigrateOptions& options);
   // kRefused when there is nothing to cancel (any more).
   Result<void> cancel();
+  // Of the migration under way, at once; kRefused when there is none. REQUIRES: as RateLimit.
+  Result<void> set_bandwidth(std::uint64_t bytes_per_s);
   Result<DigestAnswer> digest(DigestAt at);
   Result<SelfCheck> self_check();
   // kRefused without a journal. `guest` empty: the one that is or was here last.
@@ -155,6 +161,7 @@ class Agent {
   BackendDecision const backend_;
   Log const log_;
   std::unique_ptr<PlatformHost> platform_;
+  std::shared_ptr<RateLimit> const bandwidth_ = std::make_shared<RateLimit>();
   RightResources* const resources_;      // config_'s
   std::unique_ptr<RightKeeper> keeper_;  // null: no journal
   MemoryLayout layout_;

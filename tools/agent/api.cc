@@ -86,6 +86,14 @@ Result<std::string> take_text(json& body, const char* key) {
   return text;
 }
 
+// `bandwidth` as an operator types it.
+Result<void> take_bandwidth(json& body, std::uint64_t& field) {
+  SEALIFT_TRY(const std::string text, take_text(body, "bandwidth"));
+  if (text.empty()) return {};
+  SEALIFT_TRY(field, parse_rate(text));
+  return {};
+}
+
 Result<MigrationId> parse_migration_id(const std::string& text) {
   MigrationId id{};
   bool good = text.size() == 2 * id.size();
@@ -134,6 +142,10 @@ Result<MigrateOptions> parse_migrate(const std::string& text) {
   } else if (!on_timeout.empty() && on_timeout != "cancel") {
     return fail(ErrorClass::kUsage, "on_timeout is '{}'; use cancel or force", on_timeout);
   }
+  SEALIFT_CHECK(take_bandwidth(body, options.bandwidth_bytes_per_s));
+  std::uint64_t dscp = 0;
+  SEALIFT_CHECK(take_number(body, "dscp", 63, dscp));
+  options.dscp = static_cast<std::uint8_t>(dscp);
   if (!body.empty())
     return fail(ErrorClass::kUsage, "\"{}\" is not an option of a migration", body.begin().key());
   options.goals.downtime_max_ns = downtime_ms * 1'000'000;
@@ -148,6 +160,16 @@ HttpResponse start_migration(Agent& agent, const std::string& body) {
   if (!options) return answer(options.error());
   if (auto started = agent.start_migration(*options); !started) return answer(started.error());
   return answer(json{{"ok", true}}, 202);
+}
+
+// What may change while a migration is under way.
+Result<void> set_limits(Agent& agent, const std::string& text) {
+  json body = json::parse(text, nullptr, false);
+  const bool one = body.is_object() && body.size() == 1 && body.contains("bandwidth");
+  if (!one) return fail(ErrorClass::kUsage, "the request's body is not {{\"bandwidth\": …}}");
+  std::uint64_t bytes_per_s = kUnlimited;
+  SEALIFT_CHECK(take_bandwidth(body, bytes_per_s));
+  return agent.set_bandwidth(bytes_per_s);
 }
 
 Result<void> settle(Agent& agent, const std::string& text) {
@@ -221,6 +243,7 @@ HttpResponse handle_request(Agent& agent, const HttpRequest& request) {
   if (call == "GET /v1/status") return answer(to_json(agent.status()));
   if (call == "POST /v1/migrate") return start_migration(agent, request.body);
   if (call == "POST /v1/cancel") return answer(agent.cancel());
+  if (call == "POST /v1/limits") return answer(set_limits(agent, request.body));
   if (call == "GET /v1/right") return right(agent, query);
   if (call == "POST /v1/settle") return answer(settle(agent, request.body));
   if (call == "GET /v1/digest") return digest(agent, query);

@@ -194,6 +194,8 @@ json to_json(const AgentStatus& status) {
     if (!status.vm->dirty_backend.empty()) out["vm"]["dirty_backend"] = status.vm->dirty_backend;
     if (!status.vm->notes.empty()) out["vm"]["notes"] = status.vm->notes;
   }
+  if (status.bandwidth_bytes_per_s != kUnlimited)
+    out["bandwidth_bytes_per_s"] = status.bandwidth_bytes_per_s;
   if (status.progress) out["progress"] = to_json(*status.progress);
   if (status.report) out["report"] = to_json(*status.report);
   if (status.incoming) out["incoming"] = to_json(*status.incoming);

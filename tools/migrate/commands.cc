@@ -63,7 +63,9 @@ int run_start(const AgentOptions& common, const StartOptions& options) {
                   {"on_stall", options.on_stall},
                   {"throttle_max_percent", options.throttle_max_percent},
                   {"timeout_ms", options.timeout_ms},
-                  {"on_timeout", options.on_timeout}};
+                  {"on_timeout", options.on_timeout},
+                  {"bandwidth", options.bandwidth},
+                  {"dscp", options.dscp}};
   // From here on Ctrl-C means "cancel", not "leave the migration to itself".
   const InterruptWatch interrupt;
   auto started = client->post("/v1/migrate", request);
@@ -107,6 +109,13 @@ int run_status(const AgentOptions& common) {
   return print_answer(status, common, status ? status_text(*status) : "");
 }
 
+int run_set(const AgentOptions& common, const std::string& bandwidth) {
+  auto client = AgentClient::make(common.agent, common.certs);
+  if (!client) return report_error(client.error(), common.json);
+  return print_answer(client->post("/v1/limits", {{"bandwidth", bandwidth}}), common,
+                      "set: bandwidth " + bandwidth + "\n");
+}
+
 int run_cancel(const AgentOptions& common) {
   auto client = AgentClient::make(common.agent, common.certs);
   if (!client) return report_error(client.error(), common.json);
@@ -118,14 +127,14 @@ int run_digest(const AgentOptions& common, const std::string& at) {
   if (!client) return report_error(client.error(), common.json);
   const auto digest = client->get(at.empty() ? "/v1/digest" : "/v1/digest?at=" + at);
   if (!digest) return report_error(digest.error(), common.json);
-  return print_answer(digest, common,
-                      fmt::format("at            {}\nmemory        {} ({})\npage map      {}\nshared "
-                                  "pages  {}\nprivate pages {}\n",
-                                  digest->value("at", ""), digest->value("memory_sha256", ""),
-                                  digest->value("covers", ""),
-                                  digest->value("page_map_sha256", ""),
-                                  digest->value("shared_pages", std::uint64_t{0}),
-                                  digest->value("private_pages", std::uint64_t{0})));
+  return print_answer(
+      digest, common,
+      fmt::format("at            {}\nmemory        {} ({})\npage map      {}\nshared "
+                  "pages  {}\nprivate pages {}\n",
+                  digest->value("at", ""), digest->value("memory_sha256", ""),
+                  digest->value("covers", ""), digest->value("page_map_sha256", ""),
+                  digest->value("shared_pages", std::uint64_t{0}),
+                  digest->value("private_pages", std::uint64_t{0})));
 }
 
 int run_verify(const AgentOptions& common) {

@@ -29,6 +29,8 @@ struct StartOptions {
   bool ignore_readiness = false;
   std::uint64_t timeout_ms = 0;
   std::string on_timeout = "cancel";
+  std::string bandwidth = "off";
+  unsigned dscp = 0;
 };
 
 struct CertsOptions {
@@ -43,6 +45,7 @@ int run_start(const AgentOptions& common, const StartOptions& options);  // also
 int run_watch(const AgentOptions& common);
 int run_status(const AgentOptions& common);
 int run_cancel(const AgentOptions& common);
+int run_set(const AgentOptions& common, const std::string& bandwidth);
 int run_digest(const AgentOptions& common, const std::string& at);
 int run_verify(const AgentOptions& common);
 int run_certs(const CertsOptions& options);

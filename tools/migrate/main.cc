@@ -69,6 +69,14 @@ void add_start(CLI::App& app, AgentOptions& common, StartOptions& options) {
                    "whatever the downtime will be")
       ->capture_default_str()
       ->check(CLI::IsMember({"cancel", "force"}));
+  start
+      ->add_option("--bandwidth", options.bandwidth,
+                   "the most that leaves in any second, pause included: 1Gbit/s, 200MiB/s, off; "
+                   "`migrate set` changes it")
+      ->capture_default_str();
+  start->add_option("--dscp", options.dscp, "mark the connection for routers, 0 for not")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 63));
   start->add_flag("--no-verify", options.no_verify,
                   "do not take a digest of memory at the hand-over");
   const char* const ignore_help =
@@ -135,6 +143,7 @@ int run_command(CLI::App& app, const AgentOptions& common, StartOptions options,
   if (app.got_subcommand("status")) return run_status(common);
   if (app.got_subcommand("watch")) return run_watch(common);
   if (app.got_subcommand("cancel")) return run_cancel(common);
+  if (app.got_subcommand("set")) return run_set(common, options.bandwidth);
   if (app.got_subcommand("digest")) return run_digest(common, at);
   if (app.got_subcommand("verify")) return run_verify(common);
   return run_certs(certs);
@@ -157,6 +166,9 @@ int main(int argc, char** argv) {
   add_common(
       *app.add_subcommand("cancel", "Cancel the migration; the guest runs on at the source."),
       common);
+  CLI::App* set = app.add_subcommand("set", "Change the migration under way.");
+  add_common(*set, common);
+  set->add_option("--bandwidth", options.bandwidth, "1Gbit/s, 200MiB/s, off")->required();
   CLI::App* digest =
       app.add_subcommand("digest",
                          "Digests of the guest's memory, as the guest sees it, and of its page "
