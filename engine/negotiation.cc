@@ -58,6 +58,14 @@ Result<Negotiated> negotiate(const Hello& local, const Hello& peer) {
     return fail(ErrorClass::kRefused, "vCPU counts differ: {} has {}, {} has {}", local.agent_name,
                 local.vcpus, peer.agent_name, peer.vcpus);
   }
+  if (((local.features ^ peer.features) & kFeatureLockManager) != 0) {
+    const bool ours_has = (local.features & kFeatureLockManager) != 0;
+    return fail(ErrorClass::kRefused,
+                "{} runs its guests under a lock manager's leases and {} does not: the guest would "
+                "lose them",
+                ours_has ? local.agent_name : peer.agent_name,
+                ours_has ? peer.agent_name : local.agent_name);
+  }
   agreed.features = local.features & peer.features;
   agreed.batch_pages_max =
       std::min({local.batch_pages_max, peer.batch_pages_max, limits::kBatchPagesMax});

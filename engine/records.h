@@ -163,6 +163,8 @@ inline constexpr std::uint64_t kFeatureVerifyDigest = 1ULL << 0;
 inline constexpr std::uint64_t kFeaturePlatformCard = 1ULL << 1;
 // The sender keeps a journal of the right to run.
 inline constexpr std::uint64_t kFeatureJournal = 1ULL << 2;
+// The sender runs its guests under leases of a lock manager. Both do, or none.
+inline constexpr std::uint64_t kFeatureLockManager = 1ULL << 8;
 
 // Bounded byte stream of records in both directions; schemas/ and transport/ joined. Implemented in
 // tools/agent. Threads: send() from any thread, records stay whole; receive() from one thread. Both

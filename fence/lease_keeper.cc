@@ -29,6 +29,13 @@ std::uint64_t LeaseTerms::renew_every_ns() const { return usable_ns(ttl_ns) / 4;
 
 std::uint64_t LeaseTerms::retry_ns() const { return usable_ns(ttl_ns) / 20; }
 
+void set_ttl(LeaseTerms& terms, std::uint64_t ttl_ns) {
+  const LeaseTerms full;
+  terms.ttl_ns = ttl_ns;
+  terms.stop_max_ns = std::min(full.stop_max_ns, ttl_ns / 10);
+  terms.request_max_ns = std::min(full.request_max_ns, ttl_ns / 5);
+}
+
 Result<void> check_terms(const LeaseTerms& terms) {
   if (terms.ttl_ns > kTtlMax_ns || terms.drift_ppm > kDriftMax_ppm) {
     return fail(ErrorClass::kUsage, "a lease of {:.1f} s and a drift of {} ppm exceed {} s, {} ppm",

@@ -34,6 +34,9 @@ struct LeaseTerms {
   std::uint64_t renew_every_ns() const;
   std::uint64_t retry_ns() const;  // after an ask that got no answer
 };
+// The limits that go with a lease of this length: a tenth of a short one to stop in, a fifth to
+// answer in; the defaults from 10 s on.
+void set_ttl(LeaseTerms& terms, std::uint64_t ttl_ns);
 // kUsage for terms under which a guest would stop although every ask is answered.
 Result<void> check_terms(const LeaseTerms& terms);
 

@@ -76,8 +76,8 @@ class FrameRelay(Relay):
 
     TYPES = {"Ready": 0x0e, "Handover": 0x0f, "Running": 0x10, "Finish": 0x0d}
 
-    def __init__(self, target, cut_before):
-        self.cut_type = self.TYPES[cut_before]
+    def __init__(self, target, cut_before, at_cut=lambda: None):
+        self.cut_type, self.at_cut = self.TYPES[cut_before], at_cut
         super().__init__(target)
 
     def _pump(self, source, sink, limit, direction):
@@ -85,9 +85,66 @@ class FrameRelay(Relay):
             with source.makefile("rb") as stream:
                 while len(header := stream.read(48)) == 48:
                     if int.from_bytes(header[4:6], "little") == self.cut_type:
+                        self.at_cut()
                         break
                     size = int.from_bytes(header[8:12], "little") + int.from_bytes(header[12:16], "little")
                     sink.sendall(header + stream.read(size))
         except OSError:
             pass
         self.cut()
+
+
+class Network:
+    """Any number of connections to `port` of this host, until .part(): then those that are open end and new ones find
+    nobody. .heal() lets them through again."""
+
+    def __init__(self, port):
+        self.port, self.parted, self.sockets, self.threads = port, False, [], []
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.own_port = self.server.getsockname()[1]
+        self.threads.append(threading.Thread(target=self._accept))
+        self.threads[0].start()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self.server.accept()
+            except OSError:
+                return
+            if self.parted:
+                client.close()
+                continue
+            upstream = socket.create_connection(("127.0.0.1", self.port))
+            self.sockets += [client, upstream]
+            for ends in ((client, upstream), (upstream, client)):
+                self.threads.append(threading.Thread(target=self._pump, args=ends))
+                self.threads[-1].start()
+
+    @staticmethod
+    def _pump(source, sink):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def part(self):
+        self.parted = True
+        for one in self.sockets:
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def heal(self):
+        self.parted = False
+
+    def close(self):
+        self.part()
+        self.server.shutdown(socket.SHUT_RDWR)
+        self.server.close()
+        for thread in self.threads:
+            thread.join()
+        for one in self.sockets:
+            one.close()

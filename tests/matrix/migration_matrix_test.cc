@@ -14,9 +14,9 @@
 #include <thread>
 #include <tuple>
 
+#include "journal/record.h"
 #include "schemas/codec.h"
 #include "tests/support/memory_channel.h"
-#include "journal/record.h"
 #include "tools/agent/destination_runner.h"
 #include "tools/agent/guest_digest.h"
 #include "tools/agent/machine.h"
@@ -104,6 +104,7 @@ class Matrix : public ::testing::TestWithParam<Cell> {
     auto source = Machine::launch(*source_host_, config);
     ASSERT_TRUE(source) << source.error().detail;
     Vm& source_vm = (*source)->vm();
+    ASSERT_TRUE(source_vm.resume());
     auto booted = source_vm.wait_booted(kGuestMax);
     ASSERT_TRUE(booted) << booted.error().detail;
     auto destination = Machine::receive(*destination_host_, config);

@@ -13,7 +13,6 @@
 namespace sealift {
 namespace {
 
-constexpr std::chrono::milliseconds kBootMax{120'000};
 constexpr std::chrono::milliseconds kSelfCheckMax{120'000};
 constexpr std::uint64_t kHarvestEvery_ns = 100'000'000;
 constexpr Millis kConnectMax{5'000};
@@ -44,6 +43,8 @@ const char* name_of(AgentState state) {
       return "holding";
     case AgentState::kUnsettled:
       return "unsettled";
+    case AgentState::kFenced:
+      return "fenced";
   }
   return "invalid state";
 }
@@ -87,15 +88,11 @@ Result<void> Agent::open(bool has_guest) {
     SEALIFT_TRY(tls_client_, TlsContext::load(config_.certs_dir, TlsRole::kClient));
     SEALIFT_TRY(tls_server_, TlsContext::load(config_.certs_dir, TlsRole::kServer));
   }
+  SEALIFT_CHECK(open_lock());
   SEALIFT_CHECK(read_journals());
   SEALIFT_TRY(const bool may_launch_guest, may_launch());
-  if (has_guest && may_launch_guest) {
-    if (resources_ != nullptr) SEALIFT_CHECK(resources_->lock_to_run());
-    SEALIFT_TRY(auto machine, Machine::launch(*platform_, config_.guest.vm));
-    SEALIFT_CHECK(machine->vm().wait_booted(kBootMax));
-    machine_ = std::move(machine);
-    state_ = AgentState::kRunning;
-  }
+  if (has_guest && may_launch_guest) SEALIFT_CHECK(launch());
+  if (right_lock_) settle_thread_ = std::jthread([this] { settle_by_lock(); });
   if (config_.listen) {
     SEALIFT_TRY(Listener listener, Listener::bind(*config_.listen));
     listener_.emplace(std::move(listener));
@@ -109,6 +106,12 @@ Agent::~Agent() {
   stopping_.cancel();
   if (accept_thread_.joinable()) accept_thread_.join();
   if (migration_thread_.joinable()) migration_thread_.join();
+  if (settle_thread_.joinable()) settle_thread_.join();
+  if (right_lock_ && state_ == AgentState::kRunning) {
+    machine_.reset();  // it will not run again, here or by mistake
+    right_lock_->give_up();
+  }
+  lock_stop_.cancel();
 }
 
 std::optional<Address> Agent::listen_address() const {
@@ -128,6 +131,7 @@ Hello Agent::hello() const {
   hello.vcpus = config_.guest.vm.vcpus;
   hello.features = kFeatureVerifyDigest;
   if (keeper_) hello.features |= kFeatureJournal;
+  if (right_lock_) hello.features |= kFeatureLockManager;
   hello.batch_pages_max = limits::kBatchPagesMax;
   return hello;
 }
@@ -149,6 +153,11 @@ AgentStatus Agent::status() const {
   if (machine_) status.vm = machine_->vm().status();
   if (state_ == AgentState::kRunning && status.vm && status.vm->state == VmState::kTerminated) {
     status.state = AgentState::kTerminated;
+  }
+  if (right_lock_) {
+    status.lock = right_lock_->status();
+    if (status.state == AgentState::kRunning && status.lock->state != "held")
+      status.state = AgentState::kFenced;
   }
   if (state_ == AgentState::kMigrating || state_ == AgentState::kReceiving)
     status.progress = progress_->read();
@@ -247,6 +256,11 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
     if (!claim) {
       failed.outcome = Outcome::kRefused;
       failed.error = std::move(claim.error());
+      return failed;
+    }
+    if (auto placed = place_claim(*claim); !placed) {
+      failed.outcome = Outcome::kRefused;
+      failed.error = std::move(placed.error());
       return failed;
     }
     source.claim = *claim;

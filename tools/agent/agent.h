@@ -24,9 +24,11 @@
 #include "tools/agent/destination_runner.h"
 #include "tools/agent/guest_digest.h"
 #include "tools/agent/guest_spec.h"
+#include "tools/agent/lock_config.h"
 #include "tools/agent/machine.h"
 #include "tools/agent/progress.h"
 #include "tools/agent/right_keeper.h"
+#include "tools/agent/right_lock.h"
 #include "tools/agent/right_resources.h"
 #include "tools/agent/source_runner.h"
 #include "transport/connect.h"
@@ -46,8 +48,9 @@ struct AgentConfig {
   std::string secrets_path;  // of a test: what opens a captured stream is written here; empty: not
   std::uint16_t version_min = kProtocolVersionMin;  // offered to peers
   std::uint16_t version_max = kProtocolVersionMax;
-  bool allow_plain_tcp = false;               // tcp without TLS, for tests on a trusted link
   std::unique_ptr<RightResources> resources;  // what moves with the right; null: nothing
+  bool allow_plain_tcp = false;               // tcp without TLS, for tests on a trusted link
+  LockConfig lock;
 };
 
 struct MigrateOptions {
@@ -73,6 +76,7 @@ enum class AgentState : std::uint8_t {
   kTerminated,  // the guest ended by itself
   kHolding,     // a complete copy without the right to run it (docs/spec/handover.md)
   kUnsettled,   // restarted: the journal says that the guest may run elsewhere; nothing is launched
+  kFenced,      // its vCPUs stand until the lock manager says that it may run here
 };
 const char* name_of(AgentState state);
 
@@ -84,6 +88,7 @@ struct AgentStatus {
   GuestSpec guest;
   bool launched_here = false;  // otherwise workload and seed are what its source said, not ours
   std::optional<VmStatus> vm;
+  std::optional<LockStatus> lock;
   std::uint64_t bandwidth_bytes_per_s = kUnlimited;  // of the migration under way or the last one
   std::optional<ProgressSnapshot> progress;          // while migrating or receiving
   std::optional<MigrationReport> report;             // of the last outgoing migration or check
@@ -149,6 +154,15 @@ class Agent {
   void adopt_arrival(const std::string& guest);
   void settle_incoming(DestinationReport report, bool owned, const std::string& guest);
 
+  // agent_lock.cc
+  Result<void> open_lock();
+  Result<void> launch();
+  Result<void> govern(const std::shared_ptr<Machine>& machine);
+  void settle_by_lock();
+  Result<void> settle_now(const std::string& guest, bool runs, std::uint64_t waited_ns);
+  Result<void> place_claim(Claim& claim) const;
+  std::vector<RightFollower*> followers() const;
+
   // agent_right.cc
   Result<void> read_journals();
   Result<void> perform(SettleStep::Act act, const std::string& guest);
@@ -162,7 +176,10 @@ class Agent {
   Log const log_;
   std::unique_ptr<PlatformHost> platform_;
   std::shared_ptr<RateLimit> const bandwidth_ = std::make_shared<RateLimit>();
-  RightResources* const resources_;      // config_'s
+  RightResources* const resources_;  // config_'s
+  CancelToken lock_stop_;
+  std::unique_ptr<LockManager> locks_;  // null: none, as the next
+  std::unique_ptr<RightLock> right_lock_;
   std::unique_ptr<RightKeeper> keeper_;  // null: no journal
   MemoryLayout layout_;
   std::optional<TlsContext> tls_client_;
@@ -188,6 +205,7 @@ class Agent {
   CancelToken stopping_;
   std::optional<Listener> listener_;
   std::jthread migration_thread_;
+  std::jthread settle_thread_;  // with a lock manager
   struct Connection {
     std::jthread thread;
     std::shared_ptr<std::atomic<bool>> done;

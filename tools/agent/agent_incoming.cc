@@ -117,8 +117,14 @@ Result<IncomingGuest> Agent::open_incoming() {
     state_ = AgentState::kEmpty;
     return fail(std::move(machine.error()));
   }
+  std::shared_ptr<Machine> waits = std::move(*machine);
+  auto governed = govern(waits);
   const std::lock_guard lock(mutex_);
-  arriving_ = std::move(*machine);
+  if (!governed) {
+    state_ = AgentState::kEmpty;
+    return fail(std::move(governed.error()));
+  }
+  arriving_ = std::move(waits);
   arrival_ = std::make_shared<ArrivalDigest>(layout_);
   return IncomingGuest{&arriving_->vm(), arriving_->importer()};
 }

@@ -26,6 +26,7 @@ std::optional<CopyHere> copy_in(AgentState state) {
     case AgentState::kMigrating:
     case AgentState::kLost:
     case AgentState::kTerminated:
+    case AgentState::kFenced:
       break;
   }
   return std::nullopt;
@@ -38,7 +39,7 @@ std::optional<CopyHere> copy_in(AgentState state) {
 Result<void> Agent::read_journals() {
   if (config_.journal_dir.empty()) return {};
   keeper_ = std::make_unique<RightKeeper>(config_.journal_dir, config_.name, KeeperWorld::real(),
-                                          resources_);
+                                          followers());
   SEALIFT_TRY(const std::vector<JournalEntry> unsettled, keeper_->settle_after_restart());
   for (const JournalEntry& entry : unsettled) {
     log_(

@@ -104,7 +104,6 @@ Result<std::unique_ptr<PlatformHost>> PlatformHost::make(const PlatformConfig& c
 Result<std::unique_ptr<Machine>> Machine::launch(PlatformHost& host, const VmConfig& config) {
   SEALIFT_TRY(std::unique_ptr<Machine> machine, make_machine(host, config, true));
   SEALIFT_CHECK(machine->vm().boot());
-  SEALIFT_CHECK(machine->vm().resume());
   return machine;
 }
 

@@ -58,7 +58,7 @@ class Machine {
   virtual PrivateExporter* exporter() = 0;  // null without a platform
   virtual PrivateImporter* importer() = 0;  // null without a platform
 
-  // A guest launched and booting here.
+  // A guest launched here, which boots when it is resumed.
   static Result<std::unique_ptr<Machine>> launch(PlatformHost& host, const VmConfig& config);
   // A guest that waits for its memory and state.
   static Result<std::unique_ptr<Machine>> receive(PlatformHost& host, const VmConfig& config);

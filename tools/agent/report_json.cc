@@ -196,6 +196,15 @@ json to_json(const AgentStatus& status) {
   }
   if (status.bandwidth_bytes_per_s != kUnlimited)
     out["bandwidth_bytes_per_s"] = status.bandwidth_bytes_per_s;
+  if (status.lock) {
+    out["lock"] = {{"manager", status.lock->manager}, {"state", status.lock->state}};
+    if (!status.lock->guest.empty()) {
+      out["lock"]["guest"] = status.lock->guest;
+      out["lock"]["generation"] = status.lock->generation;
+      out["lock"]["run_left_ms"] = status.lock->run_left_ns / 1'000'000;
+    }
+    if (!status.lock->reason.empty()) out["lock"]["reason"] = status.lock->reason;
+  }
   if (status.progress) out["progress"] = to_json(*status.progress);
   if (status.report) out["report"] = to_json(*status.report);
   if (status.incoming) out["incoming"] = to_json(*status.incoming);

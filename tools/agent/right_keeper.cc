@@ -56,11 +56,11 @@ KeeperWorld KeeperWorld::real() {
 }
 
 RightKeeper::RightKeeper(std::string directory, std::string host, KeeperWorld world,
-                         RightFollower* follower)
+                         std::vector<RightFollower*> followers)
     : directory_(std::move(directory)),
       host_(std::move(host)),
       world_(std::move(world)),
-      follower_(follower) {}
+      followers_(std::move(followers)) {}
 
 Result<Journal*> RightKeeper::use(const std::string& guest) {
   if (const auto found = journals_.find(guest); found != journals_.end()) return &found->second;
@@ -79,6 +79,12 @@ Result<Claim> RightKeeper::next_claim(const std::string& guest) {
   claim.generation = journal->standings().generation_min();
   claim.migration = world_.new_id();
   return claim;
+}
+
+Result<std::uint64_t> RightKeeper::generation_min(const std::string& guest) {
+  const std::lock_guard lock(mutex_);
+  SEALIFT_TRY(const Journal* journal, use(guest));
+  return journal->standings().generation_min();
 }
 
 Result<std::optional<JournalEntry>> RightKeeper::last(const std::string& guest) {
@@ -109,7 +115,9 @@ Result<std::vector<JournalEntry>> RightKeeper::settle_after_restart() {
     SEALIFT_TRY(const Journal* journal, use(guest));
     const JournalEntry* open = journal->standings().open();
     const auto& entries = journal->standings().entries();
-    if (follower_ != nullptr && !entries.empty()) follower_->found(entries.back());
+    if (!entries.empty()) {
+      for (RightFollower* follower : followers_) follower->found(entries.back());
+    }
     if (open == nullptr) continue;
     const JournalEntry entry = *open;
     if (side_of(entry.last) == JournalSide::kSource) {
@@ -148,17 +156,17 @@ Result<void> RightKeeper::append(JournalKind kind, RightToRun right, std::string
   record.right = std::move(right);
   record.written_unix_ns = world_.unix_ns();
   record.reason = std::move(reason);
-  if (follower_ != nullptr) {
-    if (auto ready = follower_->before(kind, record.right); !ready) {
-      return fail(ErrorClass::kRefused, "{}", ready.error().detail);
-    }
-  }
+  for (RightFollower* follower : followers_) SEALIFT_CHECK(follower->before(kind, record.right));
   const std::string guest = record.right.guest;
   SEALIFT_FAULT_POINT("journal", name_of(kind), "before");
   auto appended = journal->append(record);
   SEALIFT_FAULT_POINT("journal", name_of(kind), "after");
   if (!appended && journal->failed()) journals_.erase(guest);
-  if (appended && follower_ != nullptr) follower_->after(record);
+  if (!appended) return appended;
+  for (auto it = followers_.rbegin(); it != followers_.rend(); ++it) {
+    auto told = (*it)->after(record);
+    if (!told && appended) appended = std::move(told);  // the first error stands; all are told
+  }
   return appended;
 }
 

@@ -31,27 +31,32 @@ struct KeeperWorld {
   static KeeperWorld real();
 };
 
-// What moves with the right: told of each record around the moment it becomes durable.
+// What moves with the right, or says where it is: told of each record around the moment it becomes
+// durable.
 // Threads: one call at a time, on the threads of RightKeeper's callers.
 class RightFollower {
  public:
   virtual ~RightFollower() = default;
   // What a restarted agent finds as a guest's last migration, before it writes anything.
   virtual void found(const JournalEntry& last) = 0;
-  // The record is to be written. An error refuses it, and then nothing is written.
+  // The record is to be written. An error refuses it, and then nothing is written. kRefused: surely
+  // nothing was done; any other class: what the follower does elsewhere may have happened.
   virtual Result<void> before(JournalKind kind, const RightToRun& right) = 0;
-  // It is durable.
-  virtual void after(const JournalRecord& record) = 0;
+  // It is durable. An error: the step that it stands for has failed all the same.
+  virtual Result<void> after(const JournalRecord& record) = 0;
 };
 
 class RightKeeper final : public RightNotes {
  public:
-  // `host` is what this agent calls itself to its peers. `follower` may be null; it outlives this.
+  // `host` is what this agent calls itself to its peers. The followers outlive this; they are asked
+  // in order, and told in the opposite order.
   RightKeeper(std::string directory, std::string host, KeeperWorld world = KeeperWorld::real(),
-              RightFollower* follower = nullptr);
+              std::vector<RightFollower*> followers = {});
 
   // For the next migration of a guest that is here.
   Result<Claim> next_claim(const std::string& guest);
+  // What a guest that is launched here must have at least.
+  Result<std::uint64_t> generation_min(const std::string& guest);
   // The guest's last migration here; empty: none that is known.
   Result<std::optional<JournalEntry>> last(const std::string& guest);
   // The guest that the migration is about; empty: no journal here knows it.
@@ -71,7 +76,7 @@ class RightKeeper final : public RightNotes {
   std::string const directory_;
   std::string const host_;
   KeeperWorld const world_;
-  RightFollower* const follower_;
+  std::vector<RightFollower*> const followers_;
   std::mutex mutex_;
   std::map<std::string, Journal> journals_;  // by guest, guarded by mutex_
 };

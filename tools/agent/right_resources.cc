@@ -71,10 +71,12 @@ Result<void> RightResources::before(JournalKind kind, const RightToRun& right) {
   const std::lock_guard lock(mutex_);
   const bool takes_back = kind == JournalKind::kKept && gave_locks_up_ && is_ours(right);
   if (kind != JournalKind::kTaken && !takes_back) return {};
-  return locks_.acquire();
+  auto locked = locks_.acquire();
+  if (!locked) return fail(ErrorClass::kRefused, "{}", locked.error().detail);
+  return {};
 }
 
-void RightResources::after(const JournalRecord& record) {
+Result<void> RightResources::after(const JournalRecord& record) {
   const std::lock_guard lock(mutex_);
   const JournalKind kind = record.kind;
   const RightToRun& right = record.right;
@@ -109,6 +111,7 @@ void RightResources::after(const JournalRecord& record) {
     default:
       break;
   }
+  return {};
 }
 
 void RightResources::guest_runs() {

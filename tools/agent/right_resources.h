@@ -62,7 +62,7 @@ class RightResources final : public RightFollower {
 
   void found(const JournalEntry& last) override;
   Result<void> before(JournalKind kind, const RightToRun& right) override;
-  void after(const JournalRecord& record) override;
+  Result<void> after(const JournalRecord& record) override;
 
   // Of the migration whose record was the last one here.
   void guest_runs();  // the guest that was taken

@@ -47,7 +47,7 @@ class RightResourcesTest : public ::testing::Test {
     JournalRecord record;
     record.kind = kind;
     record.right = right(number);
-    resources.after(record);
+    SEALIFT_CHECK(resources.after(record));
     return {};
   }
   bool free(const char* name = "/disk") const {
@@ -186,14 +186,20 @@ struct Recorder : RightFollower {
   void found(const JournalEntry& last) override { words.push_back(word("found", last.last)); }
   Result<void> before(JournalKind kind, const RightToRun&) override {
     words.push_back(word("before", kind));
-    if (refuses == kind) return fail(ErrorClass::kLocalFault, "no lock");
+    if (refuses == kind) return fail(refusal, "no lock");
     return {};
   }
-  void after(const JournalRecord& record) override { words.push_back(word("after", record.kind)); }
+  Result<void> after(const JournalRecord& record) override {
+    words.push_back(word("after", record.kind));
+    if (fails == record.kind) return fail(ErrorClass::kDisconnected, "too late");
+    return {};
+  }
   static std::string word(const char* when, JournalKind kind) {
     return fmt::format("{} {}", when, name_of(kind));
   }
   std::optional<JournalKind> refuses;
+  ErrorClass refusal = ErrorClass::kRefused;
+  std::optional<JournalKind> fails;  // once it is durable
   std::vector<std::string> words;
 };
 
@@ -202,7 +208,7 @@ TEST_F(RightResourcesTest, AFollowerSeesEachRecordBeforeAndOnceItIsDurable) {
       .claim = Claim{{std::byte{1}}, 0}, .guest = "guest", .peer = "B", .reason = {}};
   Recorder follower;
   {
-    RightKeeper keeper(folder_ + "/journal", "A", KeeperWorld::real(), &follower);
+    RightKeeper keeper(folder_ + "/journal", "A", KeeperWorld::real(), {&follower});
     follower.refuses = K::kBegun;
     const auto refused = keeper.note(RightStep::kBegun, facts);
     ASSERT_FALSE(refused.has_value());
@@ -216,9 +222,32 @@ TEST_F(RightResourcesTest, AFollowerSeesEachRecordBeforeAndOnceItIsDurable) {
   EXPECT_THAT(follower.words, ElementsAre("before Begun", "before Committing", "before Begun",
                                           "after Begun", "before Kept", "after Kept"));
   follower.words.clear();
-  RightKeeper again(folder_ + "/journal", "A", KeeperWorld::real(), &follower);
+  RightKeeper again(folder_ + "/journal", "A", KeeperWorld::real(), {&follower});
   EXPECT_TRUE(again.settle_after_restart().has_value());
   EXPECT_THAT(follower.words, ElementsAre("found Kept"));
+}
+
+// Who is asked first is told last; a step that fails once its record is durable is an error, and
+// the record stays. Why a follower refused is said as it was: only a refusal is sure.
+TEST_F(RightResourcesTest, FollowersAreAskedInOrderAndToldInTheOpposite) {
+  const RightFacts facts{
+      .claim = Claim{{std::byte{1}}, 0}, .guest = "guest", .peer = "B", .reason = {}};
+  Recorder first;
+  Recorder second;
+  RightKeeper keeper(folder_ + "/journal", "A", KeeperWorld::real(), {&first, &second});
+  ASSERT_TRUE(keeper.note(RightStep::kBegun, facts).has_value());
+  second.fails = K::kCommitting;
+  const auto failed = keeper.note(RightStep::kCommitting, facts);
+  ASSERT_FALSE(failed.has_value());
+  EXPECT_EQ(failed.error().cls, ErrorClass::kDisconnected);
+  EXPECT_EQ((*keeper.last("guest"))->last, K::kCommitting);
+  EXPECT_EQ(first.words.back(), "after Committing") << "all are told";
+  first.refuses = K::kKept;
+  first.refusal = ErrorClass::kDisconnected;
+  const auto unknown = keeper.note(RightStep::kKept, facts);
+  ASSERT_FALSE(unknown.has_value());
+  EXPECT_EQ(unknown.error().cls, ErrorClass::kDisconnected);
+  EXPECT_EQ(second.words.back(), "after Committing") << "not asked any more";
 }
 
 TEST_F(RightResourcesTest, DisksThatAreNone) {

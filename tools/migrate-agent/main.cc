@@ -32,6 +32,9 @@ struct Options {
   std::string journal;
   std::vector<std::string> hooks;
   std::uint32_t hook_time_max_ms = 10'000;
+  std::string lock;
+  LockConfig locks;
+  unsigned lock_ttl_s = 10;
   std::vector<std::uint16_t> versions;
   std::vector<std::string> guest_words;
   bool plain_tcp = false;
@@ -59,6 +62,15 @@ Result<AgentConfig> make_config(const Options& options) {
   config.capture_path = options.capture;
   config.secrets_path = options.secrets;
   config.journal_dir = options.journal;
+  config.lock = options.locks;
+  if (!options.lock.empty()) {
+    constexpr std::string_view kEtcd = "etcd=";
+    if (!options.lock.starts_with(kEtcd)) {
+      return fail(ErrorClass::kUsage, "--lock '{}' is not etcd=https://HOST:PORT", options.lock);
+    }
+    config.lock.etcd = options.lock.substr(kEtcd.size());
+    set_ttl(config.lock.terms, options.lock_ttl_s * 1'000'000'000ULL);
+  }
   if (options.versions.size() == 2) {
     config.version_min = options.versions[0];
     config.version_max = options.versions[1];
@@ -195,6 +207,20 @@ int main(int argc, char** argv) {
   app.add_option("--hook-timeout-ms", options.hook_time_max_ms, "a hook is killed after this time")
       ->capture_default_str()
       ->check(CLI::Range(1, 600'000));
+  app.add_option("--lock", options.lock,
+                 "etcd=https://HOST:PORT[,…]: run guests under leases of this lock manager, which "
+                 "says who may run one when a host cannot be asked; needs --journal");
+  app.add_option("--lock-certs", options.locks.certs_dir,
+                 "folder with ca.pem, host.pem and host.key for it");
+  app.add_option("--lock-prefix", options.locks.prefix, "of its keys (default /sealift)");
+  app.add_option("--lock-ttl-s", options.lock_ttl_s,
+                 "a host that cannot renew its lease for so long has lost it; its guest stands "
+                 "before that")
+      ->capture_default_str()
+      ->check(CLI::Range(3, 3600));
+  app.add_flag("--lock-take-over", options.locks.take_over,
+               "launch a guest that another host had last, once that host's lease has ended: "
+               "whatever it still has of the guest will never run again");
   app.add_option("--reveal-secrets-for-tests", options.secrets,
                  "write the keys that open a captured stream to this file; gives the guest away");
   app.add_option("--protocol-versions", options.versions,

@@ -167,6 +167,17 @@ std::string resources_text(const json& resources) {
   return text;
 }
 
+std::string lock_text(const json& lock) {
+  std::string text =
+      fmt::format("lock manager: {}: {}", lock.value("manager", ""), lock.value("state", ""));
+  if (lock.contains("generation"))
+    text += fmt::format(", generation {}", count(lock, "generation"));
+  if (const double left = number(lock, "run_left_ms"); left > 0)
+    text += fmt::format(", may run {} without an answer", time_text(left));
+  if (lock.contains("reason")) text += ": " + lock.value("reason", "");
+  return text + "\n";
+}
+
 }  // namespace
 
 std::string status_text(const json& status) {
@@ -182,6 +193,7 @@ std::string status_text(const json& status) {
   }
   text += fmt::format("\nbackend: {}\nplatform: {}\n", status.value("backend_reason", ""),
                       status.value("platform", ""));
+  if (const auto lock = status.find("lock"); lock != status.end()) text += lock_text(*lock);
   if (const auto vm = status.find("vm"); vm != status.end()) {
     text += fmt::format("vm: {}{}\n", vm->value("state", ""),
                         vm->contains("reason") ? ": " + vm->value("reason", "") : std::string());
