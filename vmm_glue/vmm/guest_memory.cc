@@ -81,22 +81,12 @@ Result<void> GuestMemory::for_each_file_run(GfnRange range, Visit visit) const {
   return {};
 }
 
-Result<GuestMemory::FileRun> GuestMemory::next_populated(std::uint64_t from,
-                                                         std::uint64_t end) const {
-  if (from >= end) return FileRun{end, 0};
-  const off_t data = lseek(file_.fd(), offset_of(from), SEEK_DATA);
-  if (data < 0 && errno == ENXIO) return FileRun{end, 0};
-  if (data >= offset_of(end)) return FileRun{end, 0};
-  // A page that is punched between the two calls gives a run that begins with a hole: harmless.
-  const off_t hole = data < 0 ? data : lseek(file_.fd(), data, SEEK_HOLE);
-  if (hole < 0 && errno == ENXIO) return FileRun{end, 0};
-  if (hole < 0) {
-    return fail(ErrorClass::kLocalFault, "the holes of guest memory from page {:#x} on: lseek: {}",
-                from, strerrorname_np(errno));
-  }
-  const std::uint64_t first = static_cast<std::uint64_t>(data) / kPageBytes;
-  const std::uint64_t stop = (static_cast<std::uint64_t>(hole) + kPageBytes - 1) / kPageBytes;
-  return FileRun{first, std::min(stop, end) - first};
+Result<std::uint64_t> GuestMemory::next_data(std::uint64_t from, std::uint64_t end) const {
+  const off_t data = from < end ? lseek(file_.fd(), offset_of(from), SEEK_DATA) : offset_of(end);
+  if (data >= 0) return std::min(static_cast<std::uint64_t>(data) / kPageBytes, end);
+  if (errno == ENXIO) return end;
+  return fail(ErrorClass::kLocalFault, "the holes of guest memory from page {:#x} on: lseek: {}",
+              from, strerrorname_np(errno));
 }
 
 Result<void> GuestMemory::for_each_populated(const std::function<void(GfnRange)>& visit) const {
@@ -104,17 +94,29 @@ Result<void> GuestMemory::for_each_populated(const std::function<void(GfnRange)>
   for (std::uint64_t at = 0; at < pages_;) {
     const std::uint64_t end =
         at < guest::kGapFirstGfn ? std::min<std::uint64_t>(pages_, guest::kGapFirstGfn) : pages_;
-    SEALIFT_TRY(const FileRun run, next_populated(at, end));
-    if (run.pages > 0) visit(GfnRange{Gfn{guest::gfn_of_linear(run.first)}, run.pages});
-    at = run.first + run.pages;
+    SEALIFT_TRY(const std::uint64_t first, next_data(at, end));
+    at = first;
+    if (first == end) continue;
+    const off_t hole = lseek(file_.fd(), offset_of(first), SEEK_HOLE);
+    if (hole < 0 && errno != ENXIO) {  // ENXIO: punched meanwhile, and nothing behind it
+      return fail(ErrorClass::kLocalFault,
+                  "the holes of guest memory from page {:#x} on: lseek: {}", first,
+                  strerrorname_np(errno));
+    }
+    const std::uint64_t stop =
+        hole < 0 ? end : (static_cast<std::uint64_t>(hole) + kPageBytes - 1) / kPageBytes;
+    at = std::clamp(stop, first + 1, end);
+    visit(GfnRange{Gfn{guest::gfn_of_linear(first)}, at - first});
   }
   return {};
 }
 
+// Not by SEEK_HOLE, which walks over all that is there.
 bool GuestMemory::is_hole(Gfn gfn) const {
+  if (!on_touch_) return false;
   const auto page = static_cast<std::uint64_t>(at(gfn) - base_.get()) / kPageBytes;
-  const auto run = next_populated(page, page + 1);
-  return run && run->pages == 0;
+  const auto data = next_data(page, page + 1);
+  return data && *data != page;
 }
 
 Result<void> GuestMemory::write(GfnRange range, ByteView in) const {
@@ -143,23 +145,23 @@ Result<void> GuestMemory::write(GfnRange range, ByteView in) const {
 
 Result<void> GuestMemory::write_zeros(GfnRange range, bool keep) const {
   static constexpr std::array<std::byte, kPageBytes> kZeroPage{};
-  return for_each_file_run(range, [&](FileRun wish) -> Result<void> {
-    const std::uint64_t end = wish.first + wish.pages;
-    for (std::uint64_t at = wish.first; at < end;) {
-      SEALIFT_TRY(const FileRun run, next_populated(at, end));
-      at = run.first + run.pages;
-      if (run.pages > 0 && on_touch_ && !keep) {
-        if (fallocate(file_.fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset_of(run.first),
-                      offset_of(run.pages)) == 0) {
-          continue;
+  return for_each_file_run(range, [&](FileRun run) -> Result<void> {
+    const std::uint64_t end = run.first + run.pages;
+    for (std::uint64_t at = run.first; at < end; ++at) {
+      if (on_touch_) {
+        SEALIFT_TRY(at, next_data(at, end));
+        if (at == end) break;
+      }
+      if (on_touch_ && !keep) {
+        if (fallocate(file_.fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset_of(at),
+                      offset_of(end - at)) == 0) {
+          break;
         }
         return fail(ErrorClass::kLocalFault, "a hole of {} pages in guest memory from {:#x} on: {}",
-                    run.pages, run.first, strerrorname_np(errno));
+                    end - at, at, strerrorname_np(errno));
       }
-      for (std::uint64_t page = run.first; page < at; ++page) {
-        std::byte* host = base_.get() + page * kPageBytes;
-        if (!is_zero(host, kPageBytes)) copy_to_guest(host, kZeroPage);
-      }
+      std::byte* host = base_.get() + at * kPageBytes;
+      if (!is_zero(host, kPageBytes)) copy_to_guest(host, kZeroPage);
     }
     return {};
   });

@@ -38,7 +38,8 @@ class GuestMemory {
   // Every run of pages that were ever touched (read through the mapping is touched), ascending; one
   // that is touched meanwhile may be left out.
   Result<void> for_each_populated(const std::function<void(GfnRange)>& visit) const;
-  bool is_hole(Gfn gfn) const;  // REQUIRES: gfn is RAM
+  // True only if nobody touched the page. REQUIRES: gfn is RAM
+  bool is_hole(Gfn gfn) const;
 
   // As a copy through the mapping would; faster where nothing was touched yet: a page is neither
   // faulted in nor cleared first. REQUIRES: the range is RAM, `in` of its size.
@@ -76,8 +77,8 @@ class GuestMemory {
         base_(base, Unmap{pages * kPageBytes}),
         pages_(pages),
         on_touch_(on_touch) {}
-  // The first run of touched pages in [from, end); its pages are 0 when there is none.
-  Result<FileRun> next_populated(std::uint64_t from, std::uint64_t end) const;
+  // The first touched page in [from, end), pages of the file; `end` when there is none.
+  Result<std::uint64_t> next_data(std::uint64_t from, std::uint64_t end) const;
   // Calls visit(FileRun) for the range: two runs when it spans the gap.
   template <class Visit>
   Result<void> for_each_file_run(GfnRange range, Visit visit) const;
