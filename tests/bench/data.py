@@ -3,7 +3,8 @@
 
 `tests/bench/data.py --bin BUILD/tools` prints a table, with --json one object. The guests are idle and write nothing;
 times are from the request to the end, connection and set-up included. What it leaves out: a network, two hosts, NUMA.
-CPU seconds are of whole processes: of ours also the modelled or KVM guest, of QEMU also its main loop.
+CPU seconds are of whole processes: of ours also the modelled or KVM guest, of QEMU also its main loop. The memory that
+is resident at a warm destination of QEMU's is a file and not counted.
 """
 import argparse
 import json
@@ -118,6 +119,8 @@ def rows_of(bench):
         (f"{sparse} MiB of which 5 % were ever touched", sparse, 0, ["prefault=off", "populated=5"], fresh, noise,
          sparse // 20, False),
     ]
+    if bench.backend == "model":
+        rows = rows[1:]  # modelled guests take memory on touch only: there is no warm destination
     for name, size, image_mib, guest, destination, block, data_mib, is_warm in rows:
         yield {"name": name, "mib": size, "image_mib": image_mib, "guest": guest, "destination": destination,
                "block": block, "data_mib": data_mib, "warm": is_warm}
@@ -133,7 +136,7 @@ def measure(bench, row, certs):
             write_file(row["image"], row["image_mib"], row["image_mib"], row["block"])
         for _ in range(bench.repeats):
             result["sealift"].append(ours(bench, row, None))
-        if certs and row["image"] and row["warm"]:
+        if certs and row["image"]:
             result["sealift_tls"] = [ours(bench, row, certs) for _ in range(bench.repeats)]
         if row["image"]:
             os.unlink(row["image"])

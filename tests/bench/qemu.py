@@ -82,6 +82,8 @@ def migrate(folder, mib, source_file, streams, cpu_s, warm=None):
             time.sleep(0.01)
         if info.get("status") != "completed":
             raise RuntimeError(f"QEMU: the migration ended {info}")
+        time.sleep(0.1)  # QEMU says "completed" before it has added up the time
+        info = source.call("query-migrate")
         used = [cpu_s(machine.process.pid) - at for machine, at in zip(machines, before)]
         return {"total_s": info["total-time"] / 1000, "downtime_ms": info["downtime"], "cpu_source_s": used[0],
                 "cpu_destination_s": used[1], "resident_destination_mib": destination.resident_bytes() >> 20}
