@@ -33,6 +33,8 @@ const char* name_of(Phase phase) {
       return "starting the guest";
     case Phase::kDiscarding:
       return "discarding the guest";
+    case Phase::kAnswering:
+      return "answering an inquiry";
     case Phase::kEnded:
       return "ended";
   }
@@ -52,6 +54,8 @@ const char* name_of(DestinationOutcome outcome) {
       return "discarded";
     case DestinationOutcome::kHolds:
       return "holding";
+    case DestinationOutcome::kAnswered:
+      return "answered";
   }
   return "invalid outcome";
 }
@@ -307,6 +311,7 @@ void DestinationSession::receive(Finish& finish, Actions& actions) {
                    true, actions);
   }
   phase_ = Phase::kLoading;
+  page_map_digest_ = finish.page_map_digest;
   actions.push_back(destination::CheckAndLoad{std::move(finish), std::move(state_)});
 }
 
@@ -322,6 +327,20 @@ void DestinationSession::receive(Handover& handover, Actions& actions) {
   phase_ = Phase::kStarting;
   note(RightStep::kTaken, actions);
   actions.push_back(destination::Run{});
+}
+
+// Instead of a migration. Whatever is wrong with it is answered with Abort.
+void DestinationSession::receive(Inquiry& inquiry, Actions& actions) {
+  const bool agreed = (agreed_.features & kFeatureInquiry) != 0 && !claim_;
+  if (phase_ != Phase::kStart || !agreed) return unexpected(Record(std::move(inquiry)), actions);
+  phase_ = Phase::kAnswering;
+  actions.push_back(destination::AnswerInquiry{std::move(inquiry)});
+}
+
+void DestinationSession::on(destination::Answered& event, Actions& actions) {
+  if (phase_ != Phase::kAnswering) return;
+  actions.push_back(destination::Send{std::move(event.answer)});
+  end(DestinationOutcome::kAnswered, actions);
 }
 
 void DestinationSession::note(RightStep step, Actions& actions) {

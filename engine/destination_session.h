@@ -31,6 +31,7 @@ enum class DestinationOutcome : std::uint8_t {
   kRuns,       // the guest runs here
   kDiscarded,  // it does not and never will; the source keeps or has it
   kHolds,      // a complete copy waits here without the right to run (handover.md)
+  kAnswered,   // the source only asked what became of a migration
 };
 const char* name_of(DestinationOutcome outcome);
 
@@ -65,9 +66,12 @@ struct Failed {
 struct LinkLost {
   Error error;
 };
+struct Answered {
+  Answer answer;
+};
 struct CancelRequested {};
 using Event = std::variant<Received, NoteFailed, Identity, PlatformBegun, Applied, EpochEnded,
-                           Loaded, Ran, Discarded, Failed, LinkLost, CancelRequested>;
+                           Loaded, Ran, Discarded, Failed, LinkLost, Answered, CancelRequested>;
 
 struct Send {
   Record record;
@@ -100,12 +104,17 @@ struct CheckAndLoad {
 };  // [Loaded, Failed]
 struct Run {};      // commit the platform, resume the guest [Ran, Failed]
 struct Discard {};  // [Discarded]
+// Settle what the inquiry settles, durably, and say what holds then. [Answered, Failed]
+struct AnswerInquiry {
+  Inquiry inquiry;
+};
 struct End {
   DestinationOutcome outcome = DestinationOutcome::kUnfinished;
   std::optional<Error> error;
 };
-using Action = std::variant<Send, Note, GetIdentity, BeginPlatform, ApplyShared, ApplyPrivate,
-                            ApplyConversions, EndEpoch, CheckAndLoad, Run, Discard, End>;
+using Action =
+    std::variant<Send, Note, GetIdentity, BeginPlatform, ApplyShared, ApplyPrivate,
+                 ApplyConversions, EndEpoch, CheckAndLoad, Run, Discard, AnswerInquiry, End>;
 
 enum class Phase : std::uint8_t {
   kHello,
@@ -118,6 +127,7 @@ enum class Phase : std::uint8_t {
   kHandoverWait,
   kStarting,
   kDiscarding,
+  kAnswering,
   kEnded
 };
 const char* name_of(Phase phase);
@@ -138,6 +148,7 @@ class DestinationSession {
   const SessionStart& start() const { return start_; }
   // What the source's journal calls this attempt; empty when one of the two keeps none.
   const std::optional<Claim>& claim() const { return claim_; }
+  const Digest& page_map_digest() const { return page_map_digest_; }  // zeros before Finish
   std::uint64_t shared_pages() const { return shared_total_; }
   std::uint64_t private_pages() const { return private_total_; }
 
@@ -161,6 +172,7 @@ class DestinationSession {
   void on(destination::Discarded&, Actions&);
   void on(destination::Failed&, Actions&);
   void on(destination::LinkLost&, Actions&);
+  void on(destination::Answered&, Actions&);
   void on(destination::CancelRequested&, Actions&);
 
   void receive(Hello&, Actions&);
@@ -174,6 +186,7 @@ class DestinationSession {
   void receive(StateBlob&, Actions&);
   void receive(Finish&, Actions&);
   void receive(Handover&, Actions&);
+  void receive(Inquiry&, Actions&);
   void receive(Abort&, Actions&);
   void receive(KeepAlive&, Actions&) {}
   template <class Other>
@@ -209,6 +222,7 @@ class DestinationSession {
   std::uint64_t extra_entries_ = 0;
   std::vector<StateBlob> state_;
   std::uint64_t state_bytes_ = 0;
+  Digest page_map_digest_{};
   bool tell_peer_ = false;
   bool peer_aborted_ = false;
   std::optional<Error> error_;

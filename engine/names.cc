@@ -112,6 +112,8 @@ struct RecordNames {
   const char* operator()(const KeepAlive&) const { return "KeepAlive"; }
   const char* operator()(const PlatformCard&) const { return "PlatformCard"; }
   const char* operator()(const Claim&) const { return "Claim"; }
+  const char* operator()(const Inquiry&) const { return "Inquiry"; }
+  const char* operator()(const Answer&) const { return "Answer"; }
 };
 }  // namespace
 

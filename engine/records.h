@@ -138,6 +138,34 @@ struct Running {
   friend bool operator==(const Running&, const Running&) = default;
 };
 
+// One side's last journal record of a migration (docs/spec/journal.md), as it tells the other.
+struct RightWord {
+  Claim claim;
+  std::string guest;
+  std::string source;  // identities of the hosts, as its record has them
+  std::string destination;
+  Digest page_map_sha256{};  // zeros: not known
+  Digest memory_sha256{};
+  std::uint8_t record = 0;  // kind of the journal record; 0: not in its journal
+  bool has_guest = false;   // in its memory; or, at a destination, gone on from there
+  std::uint8_t proven = 0;  // kind of its last record that has a MAC; 0: none has
+  Digest mac{};             // that record's
+  friend bool operator==(const RightWord&, const RightWord&) = default;
+};
+
+// source → destination, after the Hellos on a connection of its own, with kFeatureInquiry: what
+// became of this migration?
+struct Inquiry {
+  RightWord word;
+  friend bool operator==(const Inquiry&, const Inquiry&) = default;
+};
+
+// destination → source: what its journal says, after what the question made it write.
+struct Answer {
+  RightWord word;
+  friend bool operator==(const Answer&, const Answer&) = default;
+};
+
 // Either side: the session is over; the reason, in the sender's words.
 struct Abort {
   ErrorClass cls = ErrorClass::kLocalFault;
@@ -154,7 +182,7 @@ struct KeepAlive {
 using Record =
     std::variant<Hello, SessionStart, SessionAccept, PlatformStart, SessionReady, SharedBatch,
                  PrivateBatch, Conversions, EpochEnd, EpochAck, StateBlob, Finish, Ready, Handover,
-                 Running, Abort, KeepAlive, PlatformCard, Claim>;
+                 Running, Abort, KeepAlive, PlatformCard, Claim, Inquiry, Answer>;
 const char* name_of(const Record& record);
 
 // Feature bits of Hello.
@@ -163,6 +191,8 @@ inline constexpr std::uint64_t kFeatureVerifyDigest = 1ULL << 0;
 inline constexpr std::uint64_t kFeaturePlatformCard = 1ULL << 1;
 // The sender keeps a journal of the right to run.
 inline constexpr std::uint64_t kFeatureJournal = 1ULL << 2;
+// The sender asks and answers about migrations that were not settled (Inquiry).
+inline constexpr std::uint64_t kFeatureInquiry = 1ULL << 3;
 // The sender runs its guests under leases of a lock manager. Both do, or none.
 inline constexpr std::uint64_t kFeatureLockManager = 1ULL << 8;
 

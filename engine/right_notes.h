@@ -33,6 +33,7 @@ struct RightFacts {
   std::string guest;  // the source's name for it
   std::string peer;   // what the other side calls itself
   std::string reason;
+  Digest page_map_digest{};  // of the final page map; zeros: not known yet
 };
 
 class RightNotes {

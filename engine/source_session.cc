@@ -247,7 +247,7 @@ void SourceSession::on(source::Sealed& event, Actions& actions) {
     finish.private_pages += round.private_pages;
   }
   finish.state_items = state_items_;
-  finish.page_map_digest = event.page_map_digest;
+  finish.page_map_digest = page_map_digest_ = event.page_map_digest;
   finish.token = std::move(event.token);
   phase_ = Phase::kFinishWait;
   actions.push_back(source::Send{std::move(finish)});

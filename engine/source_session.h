@@ -191,6 +191,10 @@ class SourceSession {
   bool keeps_journal() const { return config_.claim.has_value(); }
   std::uint32_t batch_pages_max() const { return agreed_.batch_pages_max; }
   bool guest_paused() const { return paused_; }
+  const Digest& page_map_digest() const { return page_map_digest_; }  // zeros before Finish
+  // A complete copy may wait at the destination: Finish has left, and the destination has not said
+  // that it discarded what came.
+  bool destination_may_hold() const { return sealed_ && !peer_aborted_; }
 
  private:
   using Actions = std::vector<source::Action>;
@@ -259,6 +263,8 @@ class SourceSession {
   bool pausing_ = false;  // Pause was asked for: Recover must resume
   bool paused_ = false;
   bool sealed_ = false;
+  bool peer_aborted_ = false;
+  Digest page_map_digest_{};
   bool begun_ = false;       // durably
   bool committing_ = false;  // durably, as far as we know
   Bytes abort_token_;        // of a recovery that waits for its note

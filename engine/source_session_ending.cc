@@ -55,6 +55,7 @@ void SourceSession::on(source::NoteFailed& event, Actions& actions) {
 }
 
 void SourceSession::receive(Abort& abort, Actions& actions) {
+  peer_aborted_ = true;
   const std::string who = peer_ ? peer_->agent_name : std::string("the destination");
   Error error{abort.cls, fmt::format("{} ended the migration: {}", who, abort.detail)};
   const Outcome outcome = outcome_of(error);

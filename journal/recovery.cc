@@ -95,9 +95,12 @@ Result<Recovery> recovery_of(const std::optional<SideAnswer>& first,
       standing_of(found.source, SourceStanding::kUnknown, &sealift::source_standing);
   found.destination_standing =
       standing_of(found.destination, DestinationStanding::kUnknown, &sealift::destination_standing);
+  const bool both_say =
+      found.source && found.source->last && found.destination && found.destination->last;
   found.settlement =
       settle(found.source_standing, found.source && found.source->has_copy,
-             found.destination_standing, found.destination && found.destination->has_copy);
+             found.destination_standing, found.destination && found.destination->has_copy,
+             !both_say || digests_agree(found.source->last->right, found.destination->last->right));
   return found;
 }
 

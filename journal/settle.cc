@@ -135,13 +135,28 @@ bool fits(Copy wanted, bool has_copy) {
 
 }  // namespace
 
+bool digests_agree(const RightToRun& source, const RightToRun& destination) {
+  const auto agree = [](const Digest32& a, const Digest32& b) {
+    return a == b || a == Digest32{} || b == Digest32{};
+  };
+  return agree(source.page_map_sha256, destination.page_map_sha256) &&
+         agree(source.memory_sha256, destination.memory_sha256);
+}
+
 Settlement settle(SourceStanding source, bool source_has_copy, DestinationStanding destination,
-                  bool destination_has_copy) {
+                  bool destination_has_copy, bool same_guest) {
   const auto* row = std::find_if(std::begin(kRows), std::end(kRows), [&](const Row& r) {
     return r.source.has(source) && fits(r.source_copy, source_has_copy) &&
            r.destination.has(destination) && fits(r.destination_copy, destination_has_copy);
   });
   SEALIFT_ASSERT(row != std::end(kRows));
+  // Of a copy that has not run yet: it is not the one that the source sealed.
+  if (!same_guest && row->verdict == Verdict::kRunDestination && destination == D::kComplete) {
+    return Settlement{
+        Verdict::kNeedsHuman,
+        "the complete copy at the destination has another page map or memory than the "
+        "one that the source sealed"};
+  }
   return Settlement{row->verdict, row->reason};
 }
 

@@ -31,11 +31,6 @@ constexpr Transition kTransitions[] = {
 constexpr JournalKind kFirst[] = {JournalKind::kBegun, JournalKind::kOffered,
                                   JournalKind::kDiscarded};
 
-bool may_follow(JournalKind from, JournalKind to) {
-  return std::any_of(std::begin(kTransitions), std::end(kTransitions),
-                     [&](Transition t) { return t.from == from && t.to == to; });
-}
-
 bool opens(JournalKind kind) {
   return kind == JournalKind::kBegun || kind == JournalKind::kOffered;
 }
@@ -79,6 +74,11 @@ const char* name_of(Verdict verdict) {
 bool is_settled(JournalKind last) {
   return std::none_of(std::begin(kTransitions), std::end(kTransitions),
                       [&](Transition t) { return t.from == last; });
+}
+
+bool may_follow(JournalKind from, JournalKind to) {
+  return std::any_of(std::begin(kTransitions), std::end(kTransitions),
+                     [&](Transition t) { return t.from == from && t.to == to; });
 }
 
 bool moves_right(JournalKind kind) {
@@ -183,10 +183,13 @@ Result<void> Standings::add(const JournalRecord& record) {
   const auto found = std::find_if(entries_.begin(), entries_.end(), [&](const JournalEntry& entry) {
     return entry.right.migration == right.migration;
   });
-  if (found == entries_.end()) {
-    entries_.push_back(JournalEntry{right, record.kind, 1});
-  } else {
-    *found = JournalEntry{right, record.kind, found->records + 1};
+  JournalEntry& entry = found == entries_.end() ? entries_.emplace_back() : *found;
+  entry.right = right;
+  entry.last = record.kind;
+  ++entry.records;
+  if (record.mac != Digest32{}) {
+    entry.proven = record.kind;
+    entry.mac = record.mac;
   }
   return {};
 }

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -45,10 +46,13 @@ struct JournalEntry {
   RightToRun right;
   JournalKind last = JournalKind::kBegun;
   std::uint64_t records = 0;
+  std::optional<JournalKind> proven = {};  // the last record that has a MAC
+  Digest32 mac{};                          // that one's
 };
 SourceStanding source_standing(const JournalEntry* entry);            // nullptr: kNone
 DestinationStanding destination_standing(const JournalEntry* entry);  // nullptr: kNone
 bool is_settled(JournalKind last);                                    // no record may follow
+bool may_follow(JournalKind from, JournalKind to);                    // within one migration
 bool moves_right(JournalKind kind);  // the guest is of the next generation from here on
 
 class Standings {
@@ -79,8 +83,11 @@ struct Settlement {
 // Who may run the guest. `…_has_copy`: the side's process still has the guest in its memory; of no
 // meaning for a side that is kUnknown. A verdict is carried out by records first ("Settling"). Once
 // the other side can be asked it may turn into kNeedsHuman, but never into its opposite.
+// `same_guest`: false when both sides' digests are known and differ (digests_agree()).
 // REQUIRES: the migration is the guest's last: an older one says nothing about who runs it now.
 Settlement settle(SourceStanding source, bool source_has_copy, DestinationStanding destination,
-                  bool destination_has_copy);
+                  bool destination_has_copy, bool same_guest = true);
+// Digests that one side does not know agree with everything.
+bool digests_agree(const RightToRun& source, const RightToRun& destination);
 
 }  // namespace sealift

@@ -210,6 +210,35 @@ TEST(CodecLimits, SessionRecords) {
                                     b.setGeneration(~0ULL);
                                   }),
             "Claim.generation 18446744073709551615 has no successor");
+  for (const RecordType type : {RecordType::kInquiry, RecordType::kAnswer}) {
+    const auto word = [&](const std::function<void(wire::RightWord::Builder)>& spoil) {
+      return error_of<wire::RightWord>(type, [&](auto b) {
+        b.initMigration(16);
+        b.initPageMapSha256(32);
+        b.initMemorySha256(32);
+        b.initMac(32);
+        spoil(b);
+      });
+    };
+    EXPECT_EQ(word([](auto) {}), "");
+    EXPECT_EQ(word([](auto b) { b.initMigration(17); }),
+              "RightWord.migration has 17 bytes instead of 16");
+    EXPECT_EQ(word([](auto b) { b.setGeneration(~0ULL); }),
+              "RightWord.generation 18446744073709551615 has no successor");
+    EXPECT_EQ(word([&](auto b) { b.setGuest(ptr(long_text)); }),
+              "RightWord.guest has 4097 bytes, more than 4096");
+    EXPECT_EQ(word([&](auto b) { b.setSource(ptr(long_text)); }),
+              "RightWord.source has 4097 bytes, more than 4096");
+    EXPECT_EQ(word([&](auto b) { b.setDestination(ptr(long_text)); }),
+              "RightWord.destination has 4097 bytes, more than 4096");
+    EXPECT_EQ(word([](auto b) { b.initPageMapSha256(31); }),
+              "RightWord.pageMapSha256 has 31 bytes instead of 32");
+    EXPECT_EQ(word([](auto b) { b.initMemorySha256(0); }),
+              "RightWord.memorySha256 has 0 bytes instead of 32");
+    EXPECT_EQ(word([](auto b) { b.initMac(33); }), "RightWord.mac has 33 bytes instead of 32");
+    EXPECT_EQ(word([](auto b) { b.setRecord(10); }), "RightWord.record is 10, more than 9");
+    EXPECT_EQ(word([](auto b) { b.setProven(10); }), "RightWord.proven is 10, more than 9");
+  }
   EXPECT_EQ(error_of<wire::SessionAccept>(RecordType::kSessionAccept,
                                           [](auto b) { b.initIdentity(kBlobMax + 1); }),
             "SessionAccept.identity has 65537 bytes, more than 65536");

@@ -204,7 +204,9 @@ TEST(RecordType, NamesEveryNumber) {
   EXPECT_STREQ(record_type_name(0x8001), "KeepAlive");
   EXPECT_STREQ(record_type_name(0x12), "PlatformState");
   EXPECT_STREQ(record_type_name(0x13), "PlatformCard");
-  for (const int number : {0, 0x15, 0x8000, 0x8002, 0xffff}) {
+  EXPECT_STREQ(record_type_name(0x15), "Inquiry");
+  EXPECT_STREQ(record_type_name(0x16), "Answer");
+  for (const int number : {0, 0x17, 0x8000, 0x8002, 0xffff}) {
     const auto type = static_cast<std::uint16_t>(number);
     EXPECT_STREQ(record_type_name(type), "unknown record");
     EXPECT_FALSE(record_traits(type).known);

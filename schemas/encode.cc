@@ -146,6 +146,30 @@ struct MetaEncoder {
     return builder.finish();
   }
 
+  Bytes operator()(const Inquiry& inquiry) const { return right_word(inquiry.word); }
+  Bytes operator()(const Answer& answer) const { return right_word(answer.word); }
+
+  static Bytes right_word(const RightWord& word) {
+    const std::string guest = to_wire_text(word.guest);
+    const std::string source = to_wire_text(word.source);
+    const std::string destination = to_wire_text(word.destination);
+    MetaBuilder builder(guest.size() + source.size() + destination.size() +
+                        word.claim.migration.size() + 3 * word.mac.size());
+    auto root = builder.initRoot<wire::RightWord>();
+    root.setMigration(data_of(word.claim.migration));
+    root.setGeneration(word.claim.generation);
+    root.setGuest(text_of(guest));
+    root.setSource(text_of(source));
+    root.setDestination(text_of(destination));
+    root.setPageMapSha256(data_of(ByteView(word.page_map_sha256)));
+    root.setMemorySha256(data_of(ByteView(word.memory_sha256)));
+    root.setRecord(word.record);
+    root.setHasGuest(word.has_guest);
+    root.setProven(word.proven);
+    root.setMac(data_of(ByteView(word.mac)));
+    return builder.finish();
+  }
+
   Bytes operator()(const PlatformStart& start) const {
     SEALIFT_ASSERT(start.start.size() <= limits::kPlatformBlobBytesMax);
     MetaBuilder builder(start.start.size());
@@ -294,6 +318,8 @@ struct TypeOf {
   RecordType operator()(const SessionAccept&) const { return RecordType::kSessionAccept; }
   RecordType operator()(const PlatformCard&) const { return RecordType::kPlatformCard; }
   RecordType operator()(const Claim&) const { return RecordType::kClaim; }
+  RecordType operator()(const Inquiry&) const { return RecordType::kInquiry; }
+  RecordType operator()(const Answer&) const { return RecordType::kAnswer; }
   RecordType operator()(const PlatformStart&) const { return RecordType::kPlatformStart; }
   RecordType operator()(const SessionReady&) const { return RecordType::kSessionReady; }
   RecordType operator()(const SharedBatch&) const { return RecordType::kSharedPages; }

@@ -1,6 +1,8 @@
 #include "schemas/read_record.h"
 
+#include <array>
 #include <cstring>
+#include <limits>
 #include <string_view>
 #include <type_traits>
 #include <utility>
@@ -172,20 +174,54 @@ Result<Record> read(wire::PlatformCard::Reader root, Frame&) {
   return Record(PlatformCard{std::move(card)});
 }
 
+// Fields of exactly as many bytes as `out` has.
+template <std::size_t kSize>
+Result<void> read_exactly(const char* what, capnp::Data::Reader data,
+                          std::array<std::byte, kSize>& out) {
+  if (data.size() != kSize) {
+    return fail(ErrorClass::kMalformed, "{} has {} bytes instead of {}", what, data.size(), kSize);
+  }
+  std::memcpy(out.data(), data.begin(), kSize);
+  return {};
+}
+
+Result<std::uint64_t> read_generation(const char* what, std::uint64_t generation) {
+  if (generation != std::numeric_limits<std::uint64_t>::max()) return generation;
+  return fail(ErrorClass::kMalformed, "{} {} has no successor", what, generation);
+}
+
 Result<Record> read(wire::Claim::Reader root, Frame&) {
   Claim claim;
-  const auto migration = root.getMigration();
-  if (migration.size() != claim.migration.size()) {
-    return fail(ErrorClass::kMalformed, "Claim.migration has {} bytes instead of {}",
-                migration.size(), claim.migration.size());
-  }
-  std::copy_n(reinterpret_cast<const std::byte*>(migration.begin()), claim.migration.size(),
-              claim.migration.begin());
-  claim.generation = root.getGeneration();
-  if (claim.generation == std::numeric_limits<std::uint64_t>::max()) {
-    return fail(ErrorClass::kMalformed, "Claim.generation {} has no successor", claim.generation);
-  }
+  SEALIFT_CHECK(read_exactly("Claim.migration", root.getMigration(), claim.migration));
+  SEALIFT_TRY(claim.generation, read_generation("Claim.generation", root.getGeneration()));
   return Record(claim);
+}
+
+Result<RightWord> read_right_word(wire::RightWord::Reader root) {
+  constexpr std::uint8_t kRecordKindMax = 9;
+  RightWord word;
+  SEALIFT_CHECK(read_exactly("RightWord.migration", root.getMigration(), word.claim.migration));
+  SEALIFT_TRY(word.claim.generation, read_generation("RightWord.generation", root.getGeneration()));
+  SEALIFT_TRY(word.guest, read_text("RightWord.guest", root.getGuest()));
+  SEALIFT_TRY(word.source, read_text("RightWord.source", root.getSource()));
+  SEALIFT_TRY(word.destination, read_text("RightWord.destination", root.getDestination()));
+  SEALIFT_CHECK(
+      read_exactly("RightWord.pageMapSha256", root.getPageMapSha256(), word.page_map_sha256));
+  SEALIFT_CHECK(read_exactly("RightWord.memorySha256", root.getMemorySha256(), word.memory_sha256));
+  SEALIFT_CHECK(check_max("RightWord.record", root.getRecord(), kRecordKindMax));
+  SEALIFT_CHECK(check_max("RightWord.proven", root.getProven(), kRecordKindMax));
+  SEALIFT_CHECK(read_exactly("RightWord.mac", root.getMac(), word.mac));
+  word.record = root.getRecord();
+  word.has_guest = root.getHasGuest();
+  word.proven = root.getProven();
+  return word;
+}
+
+Result<Record> read_right_record(wire::RightWord::Reader root, Frame& frame) {
+  SEALIFT_TRY(RightWord word, read_right_word(root));
+  if (frame.type == value(RecordType::kInquiry)) return Record(Inquiry{std::move(word)});
+  SEALIFT_ASSERT(frame.type == value(RecordType::kAnswer));
+  return Record(Answer{std::move(word)});
 }
 
 Result<Record> read(wire::SessionAccept::Reader root, Frame&) {
@@ -357,6 +393,9 @@ Result<Record> read_message(capnp::MessageReader& message, Frame& frame) {
       return read(message.getRoot<wire::SessionStart>(), frame);
     case RecordType::kClaim:
       return read(message.getRoot<wire::Claim>(), frame);
+    case RecordType::kInquiry:
+    case RecordType::kAnswer:
+      return read_right_record(message.getRoot<wire::RightWord>(), frame);
     case RecordType::kPlatformCard:
       return read(message.getRoot<wire::PlatformCard>(), frame);
     case RecordType::kSessionAccept:

@@ -46,6 +46,10 @@ const char* record_type_name(std::uint16_t type) {
       return "PlatformCard";
     case RecordType::kClaim:
       return "Claim";
+    case RecordType::kInquiry:
+      return "Inquiry";
+    case RecordType::kAnswer:
+      return "Answer";
     case RecordType::kKeepAlive:
       return "KeepAlive";
   }
@@ -81,6 +85,8 @@ RecordTraits record_traits(std::uint16_t type) {
     case RecordType::kAbort:
     case RecordType::kPlatformCard:
     case RecordType::kClaim:
+    case RecordType::kInquiry:
+    case RecordType::kAnswer:
       return kControl;
   }
   return {};

@@ -32,6 +32,8 @@ enum class RecordType : std::uint16_t {
   kPlatformState = 0x0012,
   kPlatformCard = 0x0013,
   kClaim = 0x0014,
+  kInquiry = 0x0015,
+  kAnswer = 0x0016,
   kKeepAlive = 0x8001,
 };
 

@@ -58,7 +58,7 @@ struct Hello {
 
   features @11 :UInt64;
   # Bit 0: digest of memory at the hand-over. Bit 1: PlatformCard after the destination's Hello. Bit 2: the sender keeps a
-  # journal. What both sides offer is used; unknown bits are ignored.
+  # journal. Bit 3: Inquiry and Answer. What both sides offer is used; unknown bits are ignored.
 
   batchPagesMax @12 :UInt32;
   # The most pages the sender accepts in one batch, at least 1. The smaller of the two numbers is the limit.
@@ -81,6 +81,38 @@ struct Claim {
 
   generation @1 :UInt64;
   # Fencing number of the guest before the hand-over; less than 2^64 - 1.
+}
+
+struct RightWord {
+  # Inquiry: source, instead of Claim and SessionStart, when both Hellos have feature bit 3. Answer: destination, to an
+  # Inquiry. Both: the sender's last journal record of a migration (docs/spec/journal.md).
+
+  migration @0 :Data;
+  # 16 bytes.
+
+  generation @1 :UInt64;
+  # Less than 2^64 - 1.
+
+  guest @2 :Text;
+  source @3 :Text;
+  destination @4 :Text;
+  # As the record has them. An answer without a record repeats the question's.
+
+  pageMapSha256 @5 :Data;
+  memorySha256 @6 :Data;
+  # 32 bytes each; zeros: not known.
+
+  record @7 :UInt8;
+  # Kind of the record, 1 to 9; 0: the migration is not in the sender's journal.
+
+  hasGuest @8 :Bool;
+  # The sender's process has the guest in its memory; at a destination also: the guest has gone on from there.
+
+  proven @9 :UInt8;
+  # Kind of the sender's last record of the migration that has a MAC, 1 to 9; 0: none has.
+
+  mac @10 :Data;
+  # 32 bytes: that record's MAC; zeros without one.
 }
 
 struct SessionStart {

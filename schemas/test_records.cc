@@ -13,6 +13,19 @@ Digest digest() {
   return digest;
 }
 
+RightWord right_word() {
+  return {.claim = {{std::byte{0x33}}, 4},
+          .guest = "database-1",
+          .source = "rack1-node1",
+          .destination = "rack2-node7 tcp:192.0.2.7:7000",
+          .page_map_sha256 = digest(),
+          .memory_sha256 = {},
+          .record = 4,
+          .has_guest = true,
+          .proven = 4,
+          .mac = digest()};
+}
+
 std::string long_text() { return std::string(limits::kTextBytesMax - 2, 'x') + "é"; }
 
 std::vector<GfnRange> ranges(std::size_t count) {
@@ -115,6 +128,8 @@ std::vector<Record> typical() {
       SessionAccept{pattern(300)},
       PlatformCard{pattern(150)},
       Claim{{std::byte{0x11}, std::byte{0x22}}, 7},
+      Inquiry{right_word()},
+      Answer{right_word()},
       PlatformStart{pattern(200)},
       SessionReady{},
       shared_batch(5),
@@ -151,6 +166,26 @@ std::vector<Record> largest() {
       SessionAccept{blob},
       PlatformCard{blob},
       Claim{{}, kU64Max - 1},
+      Inquiry{{{{}, kU64Max - 1},
+               long_text(),
+               long_text(),
+               long_text(),
+               digest(),
+               digest(),
+               9,
+               true,
+               9,
+               digest()}},
+      Answer{{{{}, kU64Max - 1},
+              long_text(),
+              long_text(),
+              long_text(),
+              digest(),
+              digest(),
+              9,
+              true,
+              9,
+              digest()}},
       PlatformStart{blob},
       SessionReady{},
       shared,
@@ -192,7 +227,8 @@ std::vector<Record> smallest() {
                               StateBlob{},     platform_state,
                               Finish{},        Ready{},
                               Running{},       Abort{},
-                              PlatformCard{},  Claim{}};
+                              PlatformCard{},  Claim{},
+                              Inquiry{},       Answer{}};
   for (PrivateOp op : {PrivateOp::kImport, PrivateOp::kCancel, PrivateOp::kMetadata,
                        PrivateOp::kNothing, PrivateOp::kImportEmpty}) {
     PrivateBatch batch;

@@ -12,8 +12,10 @@
 // Invariants: read_some() never returns 0. No operation raises SIGPIPE or throws.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -25,6 +27,8 @@
 namespace sealift {
 
 inline constexpr Millis kIdleTimeoutDefault{30'000};
+
+using SharedSecret = std::array<std::byte, 32>;
 
 class Stream {
  public:
@@ -42,6 +46,12 @@ class Stream {
   // Ends both directions now; blocked reads and writes of this side fail with kDisconnected.
   virtual void shutdown() = 0;
   [[nodiscard]] virtual std::string peer() const = 0;
+  // What only the two ends of this connection know, one for each `label`: TLS's exporter (RFC 8446,
+  // 7.5). Empty where the connection has no keys.
+  [[nodiscard]] virtual std::optional<SharedSecret> shared_secret(const std::string& label) {
+    static_cast<void>(label);
+    return std::nullopt;
+  }
 
   Result<void> read_exact(MutableBytes out);
   Result<void> write_all(ByteView bytes) { return write_parts({&bytes, 1}); }

@@ -90,6 +90,7 @@ class TlsStream final : public Stream {
   Result<void> end_writes() override;
   void shutdown() override;
   [[nodiscard]] std::string peer() const override { return link_.peer; }
+  [[nodiscard]] std::optional<SharedSecret> shared_secret(const std::string& label) override;
 
  private:
   // What one attempt on the SSL object came to: bytes moved, or the poll events to wait for.
@@ -359,6 +360,17 @@ Result<void> TlsStream::end_writes() {
   }
   ::shutdown(link_.fd.get(), SHUT_WR);
   return {};
+}
+
+std::optional<SharedSecret> TlsStream::shared_secret(const std::string& label) {
+  const std::lock_guard lock(mutex_);
+  SharedSecret secret{};
+  ERR_clear_error();
+  const int made =
+      SSL_export_keying_material(ssl_.get(), reinterpret_cast<unsigned char*>(secret.data()),
+                                 secret.size(), label.data(), label.size(), nullptr, 0, 0);
+  ERR_clear_error();
+  return made == 1 ? std::optional(secret) : std::nullopt;
 }
 
 void TlsStream::shutdown() {

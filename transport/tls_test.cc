@@ -103,6 +103,20 @@ TEST_F(Tls, CarriesBytesBothWaysAtOnce) {
   EXPECT_EQ(end.error().detail, "the peer " + pair.server->peer() + " closed the connection");
 }
 
+TEST_F(Tls, BothEndsOfOneConnectionShareASecretForEachLabel) {
+  const TlsContext c = client("b"), s = server("a");
+  const Pair pair = connected(loopback(), with(&c, &s));
+  const Pair other = connected(loopback(), with(&c, &s));
+  const auto secret = pair.client->shared_secret("one");
+  ASSERT_TRUE(secret);
+  EXPECT_EQ(pair.server->shared_secret("one"), secret);
+  EXPECT_EQ(pair.client->shared_secret("one"), secret);  // and stays
+  EXPECT_NE(pair.server->shared_secret("two"), secret);
+  EXPECT_NE(other.client->shared_secret("one"), secret);
+  const Pair plain = connected(loopback(), with(nullptr, nullptr));
+  EXPECT_FALSE(plain.client->shared_secret("one"));
+}
+
 TEST_F(Tls, RenewsItsKeysWhileBothSidesWrite) {
   const TlsContext c = client("b"), s = server("a");
   Listener listener = must(Listener::bind(loopback()));

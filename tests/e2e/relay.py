@@ -148,3 +148,87 @@ class Network:
             thread.join()
         for one in self.sockets:
             one.close()
+
+
+class HealingRelay(FrameRelay):
+    """Cuts its first connection before or after a frame, as FrameRelay does, or leaves it "half open" towards the
+    destination; then carries nothing, until .heal() lets later connections through."""
+
+    def __init__(self, target, cut, after=False):
+        self.after, self.healed = after, threading.Event()
+        super().__init__(target, cut)
+
+    def heal(self, target=None):
+        if target is not None:
+            host, port = target.removeprefix("tcp:").rsplit(":", 1)
+            self.target = (host, int(port))
+        self.healed.set()
+
+    def _serve(self):
+        first = True
+        while True:
+            try:
+                client, _ = self.server.accept()
+            except OSError:
+                return
+            if first:
+                self._carry(client, self._pump)
+            elif self.healed.is_set():
+                self._carry(client, self._pass)
+            else:
+                client.close()
+            first = False
+
+    def _carry(self, client, pump):
+        try:
+            upstream = socket.create_connection(self.target)
+        except OSError:
+            client.close()
+            return
+        self.sockets += [client, upstream]
+        for source, sink, way in ((client, upstream, "forth"), (upstream, client, "back")):
+            self.threads.append(threading.Thread(target=pump, args=(source, sink, None, way)))
+            self.threads[-1].start()
+
+    def _pump(self, source, sink, limit, direction):
+        last = b""
+        try:
+            with source.makefile("rb") as stream:
+                while len(header := stream.read(48)) == 48:
+                    size = int.from_bytes(header[8:12], "little") + int.from_bytes(header[12:16], "little")
+                    frame = header + stream.read(size)
+                    if int.from_bytes(header[4:6], "little") == self.cut_type:
+                        last = frame if self.after is True else b""
+                        break
+                    sink.sendall(frame)
+                if last:
+                    sink.sendall(last)
+        except OSError:
+            pass
+        if self.after == "half open" and direction == "forth":
+            source.shutdown(socket.SHUT_RDWR)  # the source notices; the destination hears nothing any more
+            return
+        self._end(source, sink)
+
+    def _pass(self, source, sink, limit, direction):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            pass
+        self._end(source, sink)
+
+    @staticmethod
+    def _end(*both):
+        for one in both:
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def close(self):
+        try:
+            self.server.shutdown(socket.SHUT_RDWR)  # wakes accept()
+        except OSError:
+            pass
+        super().close()

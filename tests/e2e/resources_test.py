@@ -71,7 +71,7 @@ class ResourcesTest(AgentTest):
     def journal(self, name):
         path = self.home / f"journal-{name}"
         path.mkdir(exist_ok=True, mode=0o700)
-        return ("--journal", str(path))
+        return ("--journal", str(path), "--no-inquiry")  # an operator settles
 
     def program(self, name, text):
         path = self.home / name

@@ -164,6 +164,16 @@ void add_broken_records(std::vector<BrokenFile>& files) {
   platform_state.stream = 1;
   add("platform_state_on_stream_1", platform_state,
       "at offset 0: PlatformState came on stream 1, only stream 0 may carry it");
+  RightWord word;
+  word.claim.generation = 0x7766554433221100;
+  Bytes generation(8);
+  put(generation, 0, word.claim.generation);
+  add("generation_without_successor",
+      replaced(encode(Inquiry{word}), generation, Bytes(8, std::byte{0xff})),
+      "at offset 0: RightWord.generation 18446744073709551615 has no successor");
+  word.record = 0x55;
+  add("unknown_journal_record", encode(Answer{word}),
+      "at offset 0: RightWord.record is 85, more than 9");
   EncodedRecord error_class = encode(Abort{ErrorClass{0x7777}, "", {}});
   add("unknown_error_class", error_class,
       "at offset 0: Abort.errorClass is 30583, known are 1 to 9");

@@ -40,6 +40,22 @@ Hello hello(std::string agent, Platform platform = Platform::kSev) {
           false};
 }
 
+// The source's word: a claim and what its record says; `mac` starts counting there.
+RightWord right_word(std::uint8_t record, bool has_guest, unsigned int mac) {
+  RightWord word;
+  word.claim = {{std::byte{0xa1}, std::byte{0xb2}, std::byte{0xc3}}, 3};
+  word.guest = "database-1";
+  word.source = "rack1-node1";
+  word.destination = "rack2-node7 tcp:192.0.2.7:7000";
+  word.page_map_sha256 = digest();
+  word.record = record;
+  word.has_guest = has_guest;
+  word.proven = record;
+  const Bytes bytes = counting(word.mac.size(), mac);
+  std::copy(bytes.begin(), bytes.end(), word.mac.begin());
+  return word;
+}
+
 SharedBatch shared_pages(std::uint32_t epoch) {
   return {epoch,
           0,
@@ -191,6 +207,8 @@ std::vector<GoldenFile> golden_files() {
   add("keep_alive", KeepAlive{});
   add("platform_card", PlatformCard{counting(40, 0x11)});
   add("claim", Claim{{std::byte{0xa1}, std::byte{0xb2}, std::byte{0xc3}}, 3});
+  add("inquiry", Inquiry{right_word(4, true, 0x20)});
+  add("answer", Answer{right_word(5, true, 0x40)});
   add("hello_sw_protected", hello("rack1-node1", Platform::kSwProtected));
   add("sw_protected_pages", sw_protected_pages());
   files.push_back(session("source_session", source_session()));

@@ -106,6 +106,7 @@ Agent::~Agent() {
   stopping_.cancel();
   if (accept_thread_.joinable()) accept_thread_.join();
   if (migration_thread_.joinable()) migration_thread_.join();
+  inquirer_.reset();
   if (settle_thread_.joinable()) settle_thread_.join();
   if (right_lock_ && state_ == AgentState::kRunning) {
     machine_.reset();  // it will not run again, here or by mistake
@@ -132,6 +133,7 @@ Hello Agent::hello() const {
   hello.features = kFeatureVerifyDigest;
   if (keeper_) hello.features |= kFeatureJournal;
   if (right_lock_) hello.features |= kFeatureLockManager;
+  if (inquirer_) hello.features |= kFeatureInquiry;
   hello.batch_pages_max = limits::kBatchPagesMax;
   return hello;
 }
@@ -165,6 +167,7 @@ AgentStatus Agent::status() const {
   status.report = report_;
   status.incoming = incoming_report_;
   if (resources_ != nullptr) status.resources = resources_->status();
+  if (inquirer_) status.inquiries = inquirer_->status();
   return status;
 }
 
@@ -211,7 +214,7 @@ void Agent::run_migration(const MigrateOptions& options) {
   settle(options, migrate(options));
 }
 
-MigrationReport Agent::migrate(const MigrateOptions& options) {
+Agent::Sent Agent::migrate(const MigrateOptions& options) {
   MigrationReport failed;
   Stopwatch watch;
   ConnectOptions connecting;
@@ -233,7 +236,7 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
     failed.outcome = source::outcome_of(stream.error());
     failed.error = std::move(stream.error());
     failed.total_ns = watch.elapsed_ns();
-    return failed;
+    return {std::move(failed)};
   }
   FrameTap tap;
   if (!config_.capture_path.empty() && !options.check_only) {
@@ -241,7 +244,7 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
     if (!capture) {
       failed.outcome = Outcome::kSourceRuns;
       failed.error = std::move(capture.error());
-      return failed;
+      return {std::move(failed)};
     }
     tap = std::move(*capture);
   }
@@ -256,12 +259,12 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
     if (!claim) {
       failed.outcome = Outcome::kRefused;
       failed.error = std::move(claim.error());
-      return failed;
+      return {std::move(failed)};
     }
     if (auto placed = place_claim(*claim); !placed) {
       failed.outcome = Outcome::kRefused;
       failed.error = std::move(placed.error());
-      return failed;
+      return {std::move(failed)};
     }
     source.claim = *claim;
   } else {
@@ -274,25 +277,44 @@ MigrationReport Agent::migrate(const MigrateOptions& options) {
   source.ignore_readiness = options.ignore_readiness;
   source.needs_peer_journal = resources_ != nullptr;
   if (options.timeout_ns != 0) source.deadline_ns = steady_now_ns() + options.timeout_ns;
+  std::optional<SessionNotes> notes;
+  if (source.claim) {
+    notes.emplace(*keeper_,
+                  SessionFacts{channel.shared_secret(kSessionKeyLabel), to_string(options.to)});
+  }
   SourceRunner runner(source, machine->vm(), machine->exporter(), channel, *progress,
-                      source.claim ? keeper_.get() : nullptr);
+                      notes ? &*notes : nullptr);
   {
     const std::lock_guard lock(mutex_);
     if (token.cancelled()) runner.cancel();
     connecting_.reset();
     source_runner_ = &runner;
   }
-  MigrationReport report = runner.run();
+  Sent sent{runner.run()};
+  constexpr std::uint64_t kAnswers = kFeatureJournal | kFeatureInquiry;
+  const bool answers = runner.peer() && (runner.peer()->features & kAnswers) == kAnswers;
+  const bool may_hold = sent.report.outcome == Outcome::kInDoubt || runner.destination_may_hold();
+  sent.ask = source.claim && answers && may_hold;
   const std::lock_guard lock(mutex_);
   source_runner_ = nullptr;
-  return report;
+  return sent;
 }
 
-void Agent::settle(const MigrateOptions& options, MigrationReport report) {
+void Agent::settle(const MigrateOptions& options, Sent sent) {
+  MigrationReport& report = sent.report;
   std::string text =
       fmt::format("{}: {}", options.check_only ? "check" : "migration", name_of(report.outcome));
   if (report.error) text += ": " + report.error->detail;
   log_(text);
+  // A guest that is lost here may be saved by the copy there: a human decides.
+  const bool asks =
+      sent.ask && report.outcome != Outcome::kDone && report.outcome != Outcome::kGuestLost;
+  end_migration(options, std::move(report), text);
+  if (asks) inquire(guest_name());
+}
+
+void Agent::end_migration(const MigrateOptions& options, MigrationReport report,
+                          const std::string& text) {
   const std::lock_guard lock(mutex_);
   connecting_.reset();
   switch (report.outcome) {

@@ -24,6 +24,7 @@
 #include "tools/agent/destination_runner.h"
 #include "tools/agent/guest_digest.h"
 #include "tools/agent/guest_spec.h"
+#include "tools/agent/inquirer.h"
 #include "tools/agent/lock_config.h"
 #include "tools/agent/machine.h"
 #include "tools/agent/progress.h"
@@ -45,6 +46,7 @@ struct AgentConfig {
   std::string certs_dir;          // ca.pem, host.pem, host.key; empty: none
   std::string capture_path;  // the frames an outgoing migration sends are written here; empty: not
   std::string journal_dir;   // of the right to run (docs/spec/journal.md); empty: none is kept
+  bool inquiry = true;       // with a journal: ask and answer about migrations that are not settled
   std::string secrets_path;  // of a test: what opens a captured stream is written here; empty: not
   std::uint16_t version_min = kProtocolVersionMin;  // offered to peers
   std::uint16_t version_max = kProtocolVersionMax;
@@ -94,6 +96,7 @@ struct AgentStatus {
   std::optional<MigrationReport> report;             // of the last outgoing migration or check
   std::optional<DestinationReport> incoming;         // of the last incoming one
   std::optional<ResourcesStatus> resources;          // if it was told of any
+  std::vector<InquiryStatus> inquiries;              // what is being asked elsewhere
 };
 
 enum class DigestAt : std::uint8_t { kAuto, kNow, kHandover };
@@ -144,8 +147,14 @@ class Agent {
   std::string guest_name() const;
 
   void run_migration(const MigrateOptions& options);
-  MigrationReport migrate(const MigrateOptions& options);
-  void settle(const MigrateOptions& options, MigrationReport report);
+  struct Sent {
+    MigrationReport report;
+    bool ask = false;  // the destination may have a complete copy, and answers inquiries
+  };
+  Sent migrate(const MigrateOptions& options);
+  void settle(const MigrateOptions& options, Sent sent);
+  void end_migration(const MigrateOptions& options, MigrationReport report,
+                     const std::string& text);
 
   void accept_connections();
   void serve_connection(Incoming connection);
@@ -153,6 +162,16 @@ class Agent {
   void freeze_arrival(bool digested);
   void adopt_arrival(const std::string& guest);
   void settle_incoming(DestinationReport report, bool owned, const std::string& guest);
+
+  // agent_inquiry.cc
+  void start_inquirer();
+  void inquire(const std::string& guest);
+  Result<Answer> ask(const Address& to, const Inquiry& inquiry);
+  Result<RightWord> right_word(const RightToRun& right);
+  Result<bool> believes(const RightWord& word);
+  Result<Answer> answer_inquiry(const Inquiry& inquiry);
+  bool holds(const MigrationId& migration) const;
+  Result<void> carry_out(const RightWord& own, AnswerStep step, bool waits, const std::string& why);
 
   // agent_lock.cc
   Result<void> open_lock();
@@ -165,6 +184,9 @@ class Agent {
 
   // agent_right.cc
   Result<void> read_journals();
+  // REQUIRES: guest_work_ is held. `why`: for the journal.
+  Result<void> settle_locked(const MigrationId& migration, Settle wish,
+                             std::optional<JournalKind> said, const std::string& why);
   Result<void> perform(SettleStep::Act act, const std::string& guest);
   Result<bool> may_launch();
 
@@ -196,6 +218,8 @@ class Agent {
   std::optional<GuestDigest> arrival_map_;  // its page map's part
   SourceRunner* source_runner_ = nullptr;
   DestinationRunner* destination_runner_ = nullptr;
+  std::optional<MigrationId> arriving_by_;  // of the session of destination_runner_
+  std::optional<MigrationId> arrived_by_;   // by which machine_ came here; empty: otherwise
   std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();  // of the migration under way
   std::optional<CancelToken> connecting_;
   std::optional<MigrationReport> report_;
@@ -212,6 +236,7 @@ class Agent {
   };
   std::list<Connection> connections_;  // accept thread only
   std::jthread accept_thread_;
+  std::unique_ptr<Inquirer> inquirer_;  // null: this agent does not ask
 };
 
 }  // namespace sealift

@@ -72,6 +72,8 @@ void Agent::serve_connection(Incoming connection) {
     owned = true;
     const std::lock_guard lock(mutex_);
     destination_runner_ = self;
+    arriving_by_.reset();
+    if (self->claim()) arriving_by_ = self->claim()->migration;
     progress_ = progress;
     return guest;
   };
@@ -83,6 +85,9 @@ void Agent::serve_connection(Incoming connection) {
   };
   hooks.about_to_run = [&] { freeze_arrival(digested); };
   hooks.runs = [&] { adopt_arrival(self->guest_name()); };
+  if (inquirer_) {
+    hooks.answer = [this](const Inquiry& inquiry) { return answer_inquiry(inquiry); };
+  }
   Hello local = hello();
   Bytes card;
   if (auto own = platform_->card()) {
@@ -91,8 +96,12 @@ void Agent::serve_connection(Incoming connection) {
     log_(fmt::format("{} cannot describe its platform: {}", config_.name, own.error().detail));
   }
   if (!card.empty()) local.features |= kFeaturePlatformCard;
+  std::optional<SessionNotes> notes;
+  if (keeper_) {
+    notes.emplace(*keeper_, SessionFacts{channel.shared_secret(kSessionKeyLabel), {}});
+  }
   DestinationRunner runner(std::move(local), layout_, channel, std::move(hooks), *progress,
-                           std::move(card), keeper_.get());
+                           std::move(card), notes ? &*notes : nullptr);
   self = &runner;
   DestinationReport report = runner.run();
   settle_incoming(std::move(report), owned, runner.guest_name());
@@ -108,6 +117,7 @@ Result<IncomingGuest> Agent::open_incoming() {
     }
     state_ = AgentState::kReceiving;
     machine_.reset();
+    arrived_by_.reset();
     arrival_.reset();
     arrival_map_.reset();
   }
@@ -144,11 +154,13 @@ void Agent::adopt_arrival(const std::string& guest) {
   const std::lock_guard lock(mutex_);
   guest_name_ = guest;
   machine_ = std::move(arriving_);
+  arrived_by_ = std::exchange(arriving_by_, std::nullopt);
   state_ = AgentState::kRunning;
   destination_runner_ = nullptr;
 }
 
 void Agent::settle_incoming(DestinationReport report, bool owned, const std::string& guest) {
+  if (report.outcome == DestinationOutcome::kAnswered) return;
   std::string text = fmt::format("incoming from {}: {}",
                                  report.peer ? report.peer->agent_name : "an unknown agent",
                                  name_of(report.outcome));
@@ -159,7 +171,9 @@ void Agent::settle_incoming(DestinationReport report, bool owned, const std::str
   incoming_report_ = std::move(report);
   if (!owned || incoming_report_->outcome == DestinationOutcome::kRuns) return;
   destination_runner_ = nullptr;
+  const auto by = std::exchange(arriving_by_, std::nullopt);
   if (incoming_report_->outcome == DestinationOutcome::kHolds) {
+    arrived_by_ = by;
     guest_name_ = guest;
     state_ = AgentState::kHolding;
     machine_ = std::move(arriving_);

@@ -149,7 +149,7 @@ Result<void> Agent::settle_now(const std::string& guest, bool runs, std::uint64_
       return fail(ErrorClass::kRefused,
                   "{} took it and has gone silent: it may have run there, so a person decides, or "
                   "its agent, when it is restarted",
-                  entry->right.destination);
+                  name_in(entry->right.destination));
     case LockSays::kMovedOn:
       wish = at_source ? Settle::kRunDestination : Settle::kRunSource;
       break;

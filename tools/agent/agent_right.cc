@@ -7,8 +7,6 @@
 namespace sealift {
 namespace {
 
-constexpr const char* kByOperator = "settled by migrate recover";
-
 // Empty: a session works on it, or it can neither run nor be given up.
 std::optional<CopyHere> copy_in(AgentState state) {
   switch (state) {
@@ -40,8 +38,11 @@ Result<void> Agent::read_journals() {
   if (config_.journal_dir.empty()) return {};
   keeper_ = std::make_unique<RightKeeper>(config_.journal_dir, config_.name, KeeperWorld::real(),
                                           followers());
-  SEALIFT_TRY(const std::vector<JournalEntry> unsettled, keeper_->settle_after_restart());
-  for (const JournalEntry& entry : unsettled) {
+  SEALIFT_TRY(const std::vector<JournalEntry> to_ask, keeper_->settle_after_restart());
+  if (config_.inquiry) start_inquirer();
+  for (const JournalEntry& entry : to_ask) {
+    inquire(entry.right.guest);
+    if (is_settled(entry.last)) continue;
     log_(
         fmt::format("the migration {} of {} to {} is not settled: its journal ends with {}. "
                     "`migrate recover` settles it",
@@ -93,6 +94,13 @@ Result<RightAnswer> Agent::right(const std::string& guest) {
 Result<void> Agent::settle_right(const MigrationId& migration, Settle wish,
                                  std::optional<JournalKind> said) {
   const std::lock_guard work(guest_work_);
+  return settle_locked(
+      migration, wish, said,
+      wish == Settle::kForget ? "given up for lost by the operator" : "settled by migrate recover");
+}
+
+Result<void> Agent::settle_locked(const MigrationId& migration, Settle wish,
+                                  std::optional<JournalKind> said, const std::string& why) {
   if (!keeper_) return fail(ErrorClass::kRefused, "{} keeps no journal", config_.name);
   SEALIFT_TRY(const std::optional<std::string> guest, keeper_->guest_of(migration));
   if (!guest) {
@@ -112,11 +120,7 @@ Result<void> Agent::settle_right(const MigrationId& migration, Settle wish,
                 name_of(now.state));
   }
   SEALIFT_TRY(const SettleStep step, settle_step(*now.last, *copy, wish, said));
-  if (step.record) {
-    SEALIFT_CHECK(keeper_->note_settled(
-        now.last->right, *step.record,
-        wish == Settle::kForget ? "given up for lost by the operator" : kByOperator));
-  }
+  if (step.record) SEALIFT_CHECK(keeper_->note_settled(now.last->right, *step.record, why));
   return perform(step.act, now.guest);
 }
 

@@ -90,7 +90,8 @@ bool DestinationRunner::perform_note(destination::Note& action) {
   const RightFacts facts{.claim = *session_.claim(),
                          .guest = session_.start().guest_name,
                          .peer = session_.peer() ? session_.peer()->agent_name : std::string(),
-                         .reason = std::move(action.reason)};
+                         .reason = std::move(action.reason),
+                         .page_map_digest = session_.page_map_digest()};
   auto noted = notes_->note(action.step, facts);
   if (noted) return true;
   reply(destination::NoteFailed{action.step, std::move(noted.error())});
@@ -269,6 +270,16 @@ void DestinationRunner::perform(destination::Discard&) {
     if (auto made = incoming_.importer->abort()) token = std::move(*made);
   }
   reply(destination::Discarded{std::move(token)});
+}
+
+void DestinationRunner::perform(destination::AnswerInquiry& action) {
+  if (!hooks_.answer) {
+    return reply(destination::Failed{
+        Error{ErrorClass::kRefused, "nobody here answers questions about migrations"}});
+  }
+  auto answer = hooks_.answer(action.inquiry);
+  if (!answer) return reply(destination::Failed{std::move(answer.error())});
+  reply(destination::Answered{std::move(*answer)});
 }
 
 void DestinationRunner::perform(destination::End& action) {

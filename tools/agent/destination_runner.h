@@ -36,6 +36,9 @@ struct DestinationHooks {
   std::function<void()> about_to_run;
   // The guest runs here; the source has not heard of it yet. Optional.
   std::function<void()> runs;
+  // Settles and says what is asked about a migration (wire.md, Inquiry). Without it none is
+  // answered.
+  std::function<Result<Answer>(const Inquiry&)> answer;
 };
 
 struct DestinationReport {
@@ -60,9 +63,13 @@ class DestinationRunner {
 
   DestinationReport run();
   void cancel();
+  // The source has given this session up: as if the link had been lost. From any thread.
+  void drop_link() { channel_.shutdown(); }
   // As the source calls it, once it has; of the control thread, or after run().
   const std::string& guest_name() const { return session_.start().guest_name; }
   bool keeps_journal() const { return session_.claim().has_value(); }  // as guest_name()
+  // Of the control thread, or after run().
+  const std::optional<Claim>& claim() const { return session_.claim(); }
 
  private:
   void handle(destination::Event event);
@@ -78,6 +85,7 @@ class DestinationRunner {
   void perform(destination::CheckAndLoad& action);
   void perform(destination::Run& action);
   void perform(destination::Discard& action);
+  void perform(destination::AnswerInquiry& action);
   void perform(destination::End& action);
 
   Result<void> check_class(Gfn gfn, PageClass cls) const;

@@ -171,6 +171,11 @@ json to_json(const RightAnswer& answer) {
                  {"side", name_of(side)},
                  {"record", name_of(answer.last->last)},
                  {"settled", is_settled(answer.last->last)}};
+  const auto known = [&](const char* key, const Digest32& digest) {
+    if (digest != Digest32{}) out["last"][key] = hex_text(digest);
+  };
+  known("page_map_sha256", right.page_map_sha256);
+  known("memory_sha256", right.memory_sha256);
   return out;
 }
 
@@ -209,6 +214,14 @@ json to_json(const AgentStatus& status) {
   if (status.report) out["report"] = to_json(*status.report);
   if (status.incoming) out["incoming"] = to_json(*status.incoming);
   if (status.resources) out["resources"] = to_json(*status.resources);
+  for (const InquiryStatus& inquiry : status.inquiries) {
+    out["inquiries"].push_back({{"guest", inquiry.guest},
+                                {"migration", hex_text(inquiry.migration)},
+                                {"to", inquiry.to},
+                                {"asked", inquiry.asked},
+                                {"next_in_ms", ms(inquiry.next_in_ns)},
+                                {"last", inquiry.last}});
+  }
   return out;
 }
 

@@ -109,28 +109,52 @@ Result<std::optional<std::string>> RightKeeper::guest_of(const MigrationId& migr
 
 Result<std::vector<JournalEntry>> RightKeeper::settle_after_restart() {
   const std::lock_guard lock(mutex_);
-  std::vector<JournalEntry> unsettled;
+  std::vector<JournalEntry> to_ask;
   SEALIFT_TRY(const std::vector<std::string> guests, guests_with_journal(*world_.disk, directory_));
   for (const std::string& guest : guests) {
     SEALIFT_TRY(const Journal* journal, use(guest));
-    const JournalEntry* open = journal->standings().open();
     const auto& entries = journal->standings().entries();
+    const JournalEntry* open = journal->standings().open();
     if (!entries.empty()) {
       for (RightFollower* follower : followers_) follower->found(entries.back());
     }
-    if (open == nullptr) continue;
+    if (open == nullptr) {
+      if (!entries.empty() && entries.back().last == JournalKind::kCeded) {
+        to_ask.push_back(entries.back());
+      }
+      continue;
+    }
     const JournalEntry entry = *open;
     if (side_of(entry.last) == JournalSide::kSource) {
-      unsettled.push_back(entry);
+      to_ask.push_back(entry);
       continue;
     }
     SEALIFT_CHECK(append(JournalKind::kDiscarded, entry.right,
                          "the agent was restarted: the copy went with the process"));
   }
-  return unsettled;
+  return to_ask;
 }
 
-Result<void> RightKeeper::note(RightStep step, const RightFacts& facts) {
+Result<RightKeeper::Known> RightKeeper::known(const std::string& guest,
+                                              const MigrationId& migration) {
+  const std::lock_guard lock(mutex_);
+  Known known;
+  // A question makes no journal.
+  SEALIFT_TRY(const std::vector<std::string> guests, guests_with_journal(*world_.disk, directory_));
+  if (std::find(guests.begin(), guests.end(), guest) == guests.end()) return known;
+  SEALIFT_TRY(const Journal* journal, use(guest));
+  for (const JournalEntry& entry : journal->standings().entries()) {
+    if (known.entry && moves_right(entry.last) && side_of(entry.last) == JournalSide::kSource) {
+      known.went_on = true;
+    }
+    if (entry.right.migration == migration) known.entry = entry;
+  }
+  if (const auto key = keys_.find(migration); key != keys_.end()) known.key = key->second;
+  return known;
+}
+
+Result<void> RightKeeper::note(RightStep step, const RightFacts& facts,
+                               const SessionFacts& session) {
   const std::lock_guard lock(mutex_);
   const JournalKind kind = kind_of(step);
   RightToRun right;
@@ -139,7 +163,9 @@ Result<void> RightKeeper::note(RightStep step, const RightFacts& facts) {
   right.guest = facts.guest;
   const bool at_source = side_of(kind) == JournalSide::kSource;
   right.source = at_source ? host_ : facts.peer;
-  right.destination = at_source ? facts.peer : host_;
+  right.destination = at_source ? identity_at(facts.peer, session.reached_at) : host_;
+  right.page_map_sha256 = facts.page_map_digest;
+  if (session.key) keys_.insert_or_assign(right.migration, *session.key);
   return append(kind, std::move(right), facts.reason);
 }
 
@@ -156,6 +182,8 @@ Result<void> RightKeeper::append(JournalKind kind, RightToRun right, std::string
   record.right = std::move(right);
   record.written_unix_ns = world_.unix_ns();
   record.reason = std::move(reason);
+  const auto key = keys_.find(record.right.migration);
+  if (key != keys_.end()) record.mac = record_mac(key->second, kind, record.right);
   for (RightFollower* follower : followers_) SEALIFT_CHECK(follower->before(kind, record.right));
   const std::string guest = record.right.guest;
   SEALIFT_FAULT_POINT("journal", name_of(kind), "before");
@@ -163,11 +191,41 @@ Result<void> RightKeeper::append(JournalKind kind, RightToRun right, std::string
   SEALIFT_FAULT_POINT("journal", name_of(kind), "after");
   if (!appended && journal->failed()) journals_.erase(guest);
   if (!appended) return appended;
+  if (is_settled(kind)) keys_.erase(record.right.migration);
   for (auto it = followers_.rbegin(); it != followers_.rend(); ++it) {
     auto told = (*it)->after(record);
     if (!told && appended) appended = std::move(told);  // the first error stands; all are told
   }
   return appended;
+}
+
+std::string identity_at(const std::string& name, const std::string& address) {
+  return address.empty() ? name : name + " " + address;
+}
+
+namespace {
+
+// Of the space before the address; npos: there is none.
+std::size_t address_at(const std::string& identity) {
+  std::size_t at = std::string::npos;
+  for (const char* kind : {" tcp:", " unix:"}) {
+    const std::size_t found = identity.rfind(kind);
+    if (found != std::string::npos && (at == std::string::npos || found > at)) at = found;
+  }
+  return at;
+}
+
+}  // namespace
+
+std::string name_in(const std::string& identity) {
+  return identity.substr(0, address_at(identity));
+}
+
+std::optional<Address> address_in(const std::string& identity) {
+  const std::size_t at = address_at(identity);
+  if (at == std::string::npos) return std::nullopt;
+  auto address = parse_address(std::string_view(identity).substr(at + 1));
+  return address ? std::optional(std::move(*address)) : std::nullopt;
 }
 
 }  // namespace sealift

@@ -16,10 +16,13 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/right_notes.h"
 #include "journal/journal.h"
+#include "journal/mac.h"
+#include "transport/address.h"
 
 namespace sealift {
 
@@ -46,6 +49,12 @@ class RightFollower {
   virtual Result<void> after(const JournalRecord& record) = 0;
 };
 
+// What the records of one session have besides what the session itself says.
+struct SessionFacts {
+  std::optional<SessionKey> key = {};  // only the two agents have it; empty without TLS
+  std::string reached_at = {};         // source: the destination's address, for inquiries
+};
+
 class RightKeeper final : public RightNotes {
  public:
   // `host` is what this agent calls itself to its peers. The followers outlive this; they are asked
@@ -61,12 +70,24 @@ class RightKeeper final : public RightNotes {
   Result<std::optional<JournalEntry>> last(const std::string& guest);
   // The guest that the migration is about; empty: no journal here knows it.
   Result<std::optional<std::string>> guest_of(const MigrationId& migration);
-  // What a restarted agent finds unsettled, after it has written Discarded for copies that were
-  // never taken: those are gone with the process that held them.
+  // What a restarted source has to ask about: migrations that are unsettled, and copies that it
+  // ceded last. Before that, Discarded is written for copies that were never taken: those are gone
+  // with the process that held them.
   Result<std::vector<JournalEntry>> settle_after_restart();
 
-  Result<void> note(RightStep step, const RightFacts& facts) override;
-  // What `migrate recover` decided about a migration that is in the journal.
+  struct Known {
+    std::optional<JournalEntry> entry;  // empty: not in the journal
+    bool went_on = false;               // the guest has left for a third host since
+    std::optional<SessionKey> key;      // of its session, until it is settled
+  };
+  Result<Known> known(const std::string& guest, const MigrationId& migration);
+
+  // Of a session without keys.
+  Result<void> note(RightStep step, const RightFacts& facts) override {
+    return note(step, facts, SessionFacts{});
+  }
+  Result<void> note(RightStep step, const RightFacts& facts, const SessionFacts& session);
+  // What an operator or an inquiry decided. `right`: as the journal has it, if it has it.
   Result<void> note_settled(const RightToRun& right, JournalKind kind, std::string reason);
 
  private:
@@ -79,6 +100,27 @@ class RightKeeper final : public RightNotes {
   std::vector<RightFollower*> const followers_;
   std::mutex mutex_;
   std::map<std::string, Journal> journals_;  // by guest, guarded by mutex_
+  std::map<MigrationId, SessionKey> keys_;   // of what is not settled, guarded by mutex_
 };
+
+// One session's way to the journals. Owner: whoever drives the session.
+class SessionNotes final : public RightNotes {
+ public:
+  SessionNotes(RightKeeper& keeper, SessionFacts session)
+      : keeper_(keeper), session_(std::move(session)) {}
+  Result<void> note(RightStep step, const RightFacts& facts) override {
+    return keeper_.note(step, facts, session_);
+  }
+
+ private:
+  RightKeeper& keeper_;
+  SessionFacts const session_;
+};
+
+// The destination as its source's journal names it: "NAME ADDRESS", and what is in that. A name
+// without an address is itself.
+std::string identity_at(const std::string& name, const std::string& address);
+std::string name_in(const std::string& identity);
+std::optional<Address> address_in(const std::string& identity);
 
 }  // namespace sealift

@@ -133,12 +133,12 @@ Result<LockSays> RightLock::says(const RightToRun& right) {
   const GuestRight& now = *state.right;
   if (now.generation == right.generation && now.owner == right.source) {
     const bool offered =
-        now.offered_to == right.destination && now.migration == migration_of(right);
+        now.offered_to == name_in(right.destination) && now.migration == migration_of(right);
     return offered ? LockSays::kOffered : LockSays::kSource;
   }
   if (now.migration != migration_of(right) || now.generation <= right.generation)
     return LockSays::kMovedOn;
-  if (now.owner == right.destination && now.generation == right.generation + 1)
+  if (now.owner == name_in(right.destination) && now.generation == right.generation + 1)
     return state.holder.empty() ? LockSays::kSilent : LockSays::kDestination;
   return now.owner == right.source && now.owner == host_ ? LockSays::kSource : LockSays::kMovedOn;
 }
@@ -269,7 +269,7 @@ Result<void> RightLock::offer(const RightToRun& right) {
   apply();
   SEALIFT_TRY(const RightTaken answer,
               ask(right.guest, lease, [&](const LockState& seen, const LockSelf& self) {
-                return to_offer(seen, self, right.generation, right.destination,
+                return to_offer(seen, self, right.generation, name_in(right.destination),
                                 migration_of(right));
               }));
   if (answer.verdict != RightVerdict::kAlready) return refused(right.guest, answer);

@@ -10,7 +10,7 @@ HookFacts facts_of(const RightToRun& right, JournalSide side, std::string reason
   facts.guest = right.guest;
   facts.migration = hex_text(right.migration);
   facts.generation = right.generation;
-  facts.peer = side == JournalSide::kSource ? right.destination : right.source;
+  facts.peer = side == JournalSide::kSource ? name_in(right.destination) : right.source;
   facts.reason = std::move(reason);
   return facts;
 }

@@ -36,7 +36,7 @@ SourceRunner::SourceRunner(SourceConfig config, GuestPort& guest, PrivateExporte
     : ignore_readiness_(config.ignore_readiness),
       harvest_every_(config.harvest_every_ns),
       slice_ns_(config.slice_ns),
-      facts_{config.claim.value_or(Claim{}), config.guest_name, {}, {}},
+      facts_{config.claim.value_or(Claim{}), config.guest_name, {}, {}, {}},
       session_(with_traits(std::move(config), exporter)),
       guest_(guest),
       exporter_(exporter),
@@ -148,6 +148,7 @@ bool SourceRunner::perform_note(source::Note& action) {
   if (action.step == RightStep::kCommitting) begin_handover();
   facts_.peer = session_.peer() ? session_.peer()->agent_name : std::string();
   facts_.reason = std::move(action.reason);
+  facts_.page_map_digest = session_.page_map_digest();
   auto noted = notes_->note(action.step, facts_);
   if (noted) return true;
   reply(source::NoteFailed{action.step, std::move(noted.error())});

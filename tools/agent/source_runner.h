@@ -37,6 +37,8 @@ class SourceRunner {
   void cancel();
   // What the destination said of itself, after run().
   const std::optional<Hello>& peer() const { return session_.peer(); }
+  // A complete copy may wait there; after run().
+  bool destination_may_hold() const { return session_.destination_may_hold(); }
 
  private:
   void read_records();

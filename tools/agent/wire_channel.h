@@ -24,6 +24,9 @@ class WireChannel : public RecordChannel {
   void drain() override;
   void shutdown() override { stream_->shutdown(); }
   std::string peer() const { return stream_->peer(); }
+  std::optional<SharedSecret> shared_secret(const std::string& label) {
+    return stream_->shared_secret(label);
+  }
 
  private:
   std::unique_ptr<Stream> stream_;

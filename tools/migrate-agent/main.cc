@@ -38,6 +38,7 @@ struct Options {
   std::vector<std::uint16_t> versions;
   std::vector<std::string> guest_words;
   bool plain_tcp = false;
+  bool no_inquiry = false;
 };
 
 int usage_error(const std::string& text) {
@@ -71,6 +72,7 @@ Result<AgentConfig> make_config(const Options& options) {
     config.lock.etcd = options.lock.substr(kEtcd.size());
     set_ttl(config.lock.terms, options.lock_ttl_s * 1'000'000'000ULL);
   }
+  config.inquiry = !options.no_inquiry;
   if (options.versions.size() == 2) {
     config.version_min = options.versions[0];
     config.version_max = options.versions[1];
@@ -221,6 +223,10 @@ int main(int argc, char** argv) {
   app.add_flag("--lock-take-over", options.locks.take_over,
                "launch a guest that another host had last, once that host's lease has ended: "
                "whatever it still has of the guest will never run again");
+  app.add_flag(
+      "--no-inquiry", options.no_inquiry,
+      "with --journal: neither ask other agents about migrations in doubt nor answer them; "
+      "an operator settles them (`migrate recover`)");
   app.add_option("--reveal-secrets-for-tests", options.secrets,
                  "write the keys that open a captured stream to this file; gives the guest away");
   app.add_option("--protocol-versions", options.versions,

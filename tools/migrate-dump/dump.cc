@@ -79,6 +79,23 @@ std::string in_words(const std::vector<PrivateOp>& ops) {
   return text;
 }
 
+std::string kind_text(std::uint8_t record) {
+  return record == 0 ? "nothing" : sealift::name_of(static_cast<JournalKind>(record));
+}
+
+std::string in_words(const RightWord& word) {
+  std::string text = fmt::format(
+      "migration {}, generation {}, guest \"{}\" from \"{}\" to \"{}\": {}{}",
+      hex_text(word.claim.migration), word.claim.generation, word.guest, word.source,
+      word.destination, kind_text(word.record), word.has_guest ? ", has the guest" : "");
+  text += fmt::format(", page map {}, memory {}", hex_text(word.page_map_sha256),
+                      hex_text(word.memory_sha256));
+  if (word.proven != 0) {
+    text += fmt::format(", MAC of {} {}", kind_text(word.proven), hex_text(word.mac));
+  }
+  return text;
+}
+
 std::uint64_t pages_in(const std::vector<GfnRange>& ranges) {
   std::uint64_t pages = 0;
   for (GfnRange range : ranges) pages += range.pages;
@@ -108,6 +125,8 @@ struct Describe {
   std::string operator()(const Claim& claim) const {
     return fmt::format("migration {}, generation {}", hex_text(claim.migration), claim.generation);
   }
+  std::string operator()(const Inquiry& inquiry) const { return in_words(inquiry.word); }
+  std::string operator()(const Answer& answer) const { return in_words(answer.word); }
   std::string operator()(const PlatformStart& start) const {
     return fmt::format("start of {} bytes", start.start.size());
   }

@@ -74,19 +74,32 @@ Asked ask_both(const AgentOptions& common, const std::string& peer) {
   return asked;
 }
 
-Result<MigrationId> id_of(const json& last) {
-  const std::string text = last.value("migration", "");
-  MigrationId id{};
-  bool good = text.size() == 2 * id.size();
-  for (std::size_t i = 0; good && i < id.size(); ++i) {
+// `bytes` from hexadecimal digits, two for each.
+template <std::size_t kBytes>
+bool from_hex(const std::string& text, std::array<std::byte, kBytes>& bytes) {
+  if (text.size() != 2 * kBytes) return false;
+  for (std::size_t i = 0; i < kBytes; ++i) {
     unsigned number = 0;
     const char* first = text.data() + 2 * i;
     const auto [end, status] = std::from_chars(first, first + 2, number, 16);
-    good = status == std::errc() && end == first + 2;
-    id[i] = static_cast<std::byte>(number);
+    if (status != std::errc() || end != first + 2) return false;
+    bytes[i] = static_cast<std::byte>(number);
   }
-  if (good) return id;
+  return true;
+}
+
+Result<MigrationId> id_of(const json& last) {
+  const std::string text = last.value("migration", "");
+  MigrationId id{};
+  if (from_hex(text, id)) return id;
   return fail(ErrorClass::kMalformed, "an agent's answer names the migration '{}'", text);
+}
+
+// Not there: not known.
+Result<void> read_digest(const json& last, const char* key, Digest32& digest) {
+  const std::string text = last.value(key, "");
+  if (text.empty() || from_hex(text, digest)) return {};
+  return fail(ErrorClass::kMalformed, "an agent's answer has {} '{}'", key, text);
 }
 
 // Empty: it could not be asked.
@@ -108,6 +121,8 @@ Result<std::optional<SideAnswer>> answer_of(const Side& side) {
   entry.right.guest = last.value("guest", "");
   entry.right.source = last.value("source", "");
   entry.right.destination = last.value("destination", "");
+  SEALIFT_CHECK(read_digest(last, "page_map_sha256", entry.right.page_map_sha256));
+  SEALIFT_CHECK(read_digest(last, "memory_sha256", entry.right.memory_sha256));
   answer.last = std::move(entry);
   return std::optional(answer);
 }

@@ -206,6 +206,12 @@ std::string status_text(const json& status) {
   }
   if (const auto resources = status.find("resources"); resources != status.end())
     text += resources_text(*resources);
+  for (const json& inquiry : status.value("inquiries", json::array())) {
+    text += fmt::format("asking {} about {}, next in {}", inquiry.value("to", ""),
+                        inquiry.value("guest", ""), time_text(number(inquiry, "next_in_ms")));
+    const std::string last = inquiry.value("last", "");
+    text += last.empty() ? "\n" : fmt::format("; {}\n", last);
+  }
   if (const auto progress = status.find("progress"); progress != status.end())
     text += progress_line(*progress) + "\n";
   if (const auto report = status.find("report"); report != status.end())
