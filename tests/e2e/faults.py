@@ -98,7 +98,7 @@ class Host:
         # A write beyond a limit of size is to fail, as on a broken disk, and not to end the process.
         command = ["env", "--ignore-signal=XFSZ", FAULTY_AGENT, "--name", self.name, "--role", self.role,
                    "--control", f"unix:{self.control}", "--listen", self.listen, "--insecure-plain-tcp",
-                   "--journal", str(self.journal), "memory=8M", *self.guest]
+                   "--journal", str(self.journal), "--no-inquiry", "memory=8M", *self.guest]
         if self.role == "source":
             command += [f"name={GUEST}", "workload=flipstorm", f"spin={self.spin}"]
         if stop_at:

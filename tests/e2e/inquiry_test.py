@@ -1,12 +1,14 @@
 """Migrations that do not end, and agents that settle them by themselves once they can reach each other."""
+import ctypes
 import json
 import pathlib
+import shutil
 import subprocess
 import time
 import unittest
 
 from agents import BIN, LIMIT_S, AgentTest
-from relay import HealingRelay
+from relay import HealingRelay, JournalRelay
 
 GUEST = ("platform=sev", "backend=model", "memory=16M")
 SETTLED_S = 10  # after the link has healed; the pauses between questions are at most 15 s, and begin with 0.25 s
@@ -183,6 +185,78 @@ class InquiryTest(AgentTest):
         done = self.migrate("recover", "--peer", b.control, "--apply", "--json", agent=a, certs=False)
         self.assertEqual((done.returncode, json.loads(done.stdout)["verdict"]), (0, "run destination"))
         self.assert_one_runs(b, a, "handed-over")
+
+    def tls_pair(self, way):
+        """As pair_with_relay(), over TLS, so that both sides have to prove themselves."""
+        a = self.journaled("A", "source", "name=web-1", certs=None)
+        b = self.journaled("B", "destination", certs=None)
+        relay = JournalRelay(b.listen, self.journal("A") / "web-1.journal", way)
+        self.relays.append(relay)
+        self.assertEqual(self.migrate("start", "--to", relay.address, agent=a).returncode, 7)
+        return a, b, relay
+
+    def test_tls_handover_lost(self):
+        a, b, relay = self.tls_pair("forth")
+        self.wait_state(b, "holding")
+        relay.heal()
+        self.assert_settles(b, "running")
+        self.assert_settles(a, "handed-over")
+        self.assert_runs_and_is_whole(b)
+
+    def test_tls_running_lost(self):
+        a, b, relay = self.tls_pair("back")
+        self.wait_state(b, "running")
+        relay.heal()
+        self.assert_settles(a, "handed-over")
+
+    def test_tls_restarted_source(self):
+        a, b, relay = self.tls_pair("forth")
+        self.wait_state(b, "holding")
+        a.kill()
+        relay.heal()
+        again = self.journaled("A", "source", "name=web-1", certs=None)
+        self.assert_settles(b, "running")
+        self.assert_settles(again, "empty")
+        lines = [line for line in self.records("A")[1].splitlines() if " migration " in line and " sequence " in line]
+        self.assertEqual(["MAC" in line for line in lines], [True, True, False])  # Begun, Committing, Ceded
+
+    def test_tls_restarted_destination(self):
+        a, b, relay = self.tls_pair("forth")
+        self.wait_state(b, "holding")
+        b.kill()
+        again = self.journaled("B", "destination", certs=None)
+        relay.heal(again.listen)
+        self.assert_settles(a, "running")
+        self.assert_runs_and_is_whole(a)
+
+    def test_tls_another_host_of_the_ca_settles_nothing(self):
+        """It has a certificate and a journal with this migration, but was not in the session."""
+        a, b, relay = self.tls_pair("forth")
+        self.wait_state(b, "holding")
+        # The impostor's journal says Ready for the same migration, without the session's MAC.
+        other = self.journal("other")
+        shutil.copy(self.journal("B") / "web-1.journal", other / "web-1.journal")
+        self.forge(other / "web-1.journal")
+        impostor = self.agent("impostor", "destination", *GUEST, "--journal", str(other))
+        relay.heal(impostor.listen)
+        self.assert_stays_in_doubt(a, "Discarded without the session's key")
+        self.assertEqual(self.state(b), "holding")
+
+    def forge(self, path):
+        """Takes the MACs out of a journal, as who has read it but not the key could, and makes its checksums right."""
+        data = bytearray(path.read_bytes())
+        checksum = ctypes.CDLL("libxxhash.so.0").XXH3_64bits
+        checksum.restype, checksum.argtypes = ctypes.c_uint64, (ctypes.c_char_p, ctypes.c_size_t)
+        previous = None
+        for at in range(0, len(data), 4096):
+            if data[at:at + 4] != b"SLJR":
+                break
+            if previous is not None:
+                data[at + 8:at + 16] = previous
+                data[at + 120:at + 152] = bytes(32)
+            previous = checksum(bytes(data[at:at + 4088]), 4088).to_bytes(8, "little")
+            data[at + 4088:at + 4096] = previous
+        path.write_bytes(data)
 
     def test_digests_and_macs(self):
         """Over TLS every record from Begun and Offered on has a MAC; both sides know the same page map."""

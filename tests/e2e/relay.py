@@ -232,3 +232,32 @@ class HealingRelay(FrameRelay):
         except OSError:
             pass
         super().close()
+
+
+class JournalRelay(HealingRelay):
+    """Cuts its first connection, whatever it carries (TLS, too), when the source's journal has Committing: before what the
+    source sends next ("forth", Handover) or before what the destination does ("back", Running)."""
+
+    SLOT_BYTES, KIND_AT, COMMITTING = 4096, 5, 4
+
+    def __init__(self, target, journal, way):
+        self.journal, self.way = journal, way
+        super().__init__(target, "Handover")
+
+    def _committed(self):
+        try:
+            with open(self.journal, "rb") as file:
+                data = file.read()
+        except OSError:
+            return False
+        return self.COMMITTING in data[self.KIND_AT::self.SLOT_BYTES]
+
+    def _pump(self, source, sink, limit, direction):
+        try:
+            while data := source.recv(65536):
+                if direction == self.way and self._committed():
+                    break
+                sink.sendall(data)
+        except OSError:
+            pass
+        self._end(source, sink)

@@ -5,6 +5,7 @@
 
 #include "engine/assert.h"
 #include "engine/limits.h"
+#include "schemas/wire_text.h"
 #include "tools/agent/capture.h"
 #include "tools/agent/clock.h"
 #include "tools/agent/secrets_file.h"
@@ -65,6 +66,13 @@ Result<std::unique_ptr<Agent>> Agent::start(AgentConfig config, Log log) {
     return fail(ErrorClass::kUsage,
                 "disk=, announce= and --hook move with the right to run a guest: they need "
                 "--journal DIR, which says who has it");
+  }
+  if (!config.journal_dir.empty() &&
+      !(is_wire_text(config.name) && is_wire_text(config.guest.name))) {
+    return fail(
+        ErrorClass::kUsage,
+        "names in journals are UTF-8 without control characters: the other side has to have "
+        "the same");
   }
   SEALIFT_CHECK(check_config(config.guest.vm));
   SEALIFT_CHECK(check_sev_settings(config.guest.sev, config.guest.vm.platform));

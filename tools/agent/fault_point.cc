@@ -114,6 +114,7 @@ struct DestinationNames {
   std::string operator()(const destination::CheckAndLoad&) const { return "CheckAndLoad"; }
   std::string operator()(const destination::Run&) const { return "Run"; }
   std::string operator()(const destination::Discard&) const { return "Discard"; }
+  std::string operator()(const destination::AnswerInquiry&) const { return "AnswerInquiry"; }
   std::string operator()(const destination::End&) const { return "End"; }
 };
 
