@@ -36,7 +36,7 @@ class LockTest(AgentTest):
 
     def locked(self, name, role, *arguments, port=None):
         url = self.etcd.url if port is None else f"https://127.0.0.1:{port}"
-        return self.agent(name, role, *GUEST, "--journal", f"{self.work}/{self.id()}-{name}-{role}", "--lock",
+        return self.agent(name, role, *GUEST, "--journal", f"{self.work}/{self.id()}-{name}-{role}", "--no-inquiry", "--lock",
                           f"etcd={url}", "--lock-certs", f"{self.work}/lock/agent", "--lock-ttl-s", str(TTL_S),
                           *arguments, certs="")
 
