@@ -31,6 +31,8 @@ constexpr std::uint64_t kPatience_ns = 10'000'000'000;
 constexpr std::size_t kBestOfRounds = 64;
 // The heat of pages is believed after this time, the floor when it is this much above the budget.
 constexpr double kFirm_s = 5;
+// For a pause at the floor it has to be settled: at first it counts many pages that are only warm.
+constexpr double kSettled_s = 30;
 constexpr double kFloorMargin = 1.2;
 constexpr double kExportShare = 0.9;  // of the firmware's rate; the rest is between the rounds
 constexpr double kPauseAfter = 3;     // times what is dirty now has to leave until the pause
@@ -215,6 +217,7 @@ struct View {
     return static_cast<double>(last.dirty_after.private_pages) <=
            kFloorMargin * static_cast<double>(out.floor_pages);
   }
+  bool settled() const { return heat.observed_s >= kSettled_s || stalled >= kStallMax_ns; }
   std::uint64_t pause_ns(const DirtyCounts& dirty) const {
     return add_ns(predict_ns(dirty, rates), other_ns);
   }
@@ -264,8 +267,8 @@ struct Failing {
 std::optional<Failing> why_end(const View& view) {
   const Goals& goals = view.goals;
   const Outlook& out = view.out;
-  if (out.hopeless &&
-      (goals.on_stall == OnStall::kCancel || (!view.can_throttle && view.at_floor()))) {
+  if (out.hopeless && (goals.on_stall == OnStall::kCancel ||
+                       (!view.can_throttle && view.at_floor() && view.settled()))) {
     return Failing{why_hopeless(out, view.rates, goals, view.heat)};
   }
   const std::uint64_t passes = passes_over(sum_of(view.rounds), goals.guest_pages);

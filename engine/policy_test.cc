@@ -305,6 +305,9 @@ TEST(Policy, SwitchesOverAtTheFloorAndNotBefore) {
   EXPECT_EQ(before.floor_private_pages, 1700u);
   EXPECT_EQ(before.leave_hottest_pages, 1700u);
   EXPECT_THAT(before.reason, testing::HasSubstr("so about 1700 stay dirty and take 4250 ms"));
+  EXPECT_EQ(decide({slice(90'000, 10), slice(1700, 50)}, goals, heat(20, 2000, 2000)).step,
+            Step::kAnotherRound)
+      << "the floor is not settled yet";
   const Decision at = decide({slice(90'000, 10), slice(1700, 50)}, goals, heat(60, 2000, 2000));
   EXPECT_EQ(at.step, Step::kSwitchover);
   EXPECT_THAT(at.reason, testing::HasSubstr("so about 1700 stay dirty and take 4250 ms"));

@@ -22,6 +22,7 @@
 #include "engine/stats.h"
 #include "journal/recovery.h"
 #include "tools/agent/destination_runner.h"
+#include "tools/agent/estimate.h"
 #include "tools/agent/guest_digest.h"
 #include "tools/agent/guest_spec.h"
 #include "tools/agent/inquirer.h"
@@ -133,6 +134,9 @@ class Agent {
   Result<void> set_bandwidth(std::uint64_t bytes_per_s);
   Result<DigestAnswer> digest(DigestAt at);
   Result<SelfCheck> self_check();
+  // Watches the running guest for a while, and says what a migration would take; none can begin
+  // meanwhile.
+  Result<Estimate> estimate(const EstimateOptions& options);
   // kRefused without a journal. `guest` empty: the one that is or was here last.
   Result<RightAnswer> right(const std::string& guest = {});
   // Carries out what was decided of the guest's last migration, if it is not settled here. `said`:

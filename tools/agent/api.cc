@@ -109,6 +109,29 @@ Result<MigrationId> parse_migration_id(const std::string& text) {
               2 * id.size());
 }
 
+// What a migration is to reach, as start and estimate take it.
+Result<void> take_goals(json& body, Goals& goals) {
+  std::uint64_t downtime_ms = goals.downtime_max_ns / 1'000'000;
+  std::uint64_t rounds_max = goals.rounds_max;
+  std::uint64_t throttle_max = goals.throttle_max_percent;
+  SEALIFT_CHECK(take_number(body, "downtime_ms", kTimeMax_ms, downtime_ms));
+  SEALIFT_CHECK(take_number(body, "rounds_max", limits::kRoundsMax, rounds_max));
+  SEALIFT_CHECK(
+      take_number(body, "throttle_max_percent", RunControl::kThrottlePercentMax, throttle_max));
+  if (rounds_max == 0)
+    return fail(ErrorClass::kUsage, "rounds_max is 0; at least one round is needed");
+  SEALIFT_TRY(const std::string on_stall, take_text(body, "on_stall"));
+  if (on_stall == "cancel") {
+    goals.on_stall = OnStall::kCancel;
+  } else if (!on_stall.empty() && on_stall != "switchover") {
+    return fail(ErrorClass::kUsage, "on_stall is '{}'; use switchover or cancel", on_stall);
+  }
+  goals.downtime_max_ns = downtime_ms * 1'000'000;
+  goals.rounds_max = static_cast<std::uint32_t>(rounds_max);
+  goals.throttle_max_percent = static_cast<std::uint32_t>(throttle_max);
+  return {};
+}
+
 Result<MigrateOptions> parse_migrate(const std::string& text) {
   json body = json::parse(text, nullptr, false);
   if (!body.is_object()) return fail(ErrorClass::kUsage, "the request's body is not a JSON object");
@@ -119,23 +142,9 @@ Result<MigrateOptions> parse_migrate(const std::string& text) {
   SEALIFT_CHECK(take_bool(body, "check_only", options.check_only));
   SEALIFT_CHECK(take_bool(body, "verify", options.verify));
   SEALIFT_CHECK(take_bool(body, "ignore_readiness", options.ignore_readiness));
-  std::uint64_t downtime_ms = options.goals.downtime_max_ns / 1'000'000;
-  std::uint64_t rounds_max = options.goals.rounds_max;
-  std::uint64_t throttle_max = options.goals.throttle_max_percent;
+  SEALIFT_CHECK(take_goals(body, options.goals));
   std::uint64_t timeout_ms = 0;
-  SEALIFT_CHECK(take_number(body, "downtime_ms", kTimeMax_ms, downtime_ms));
-  SEALIFT_CHECK(take_number(body, "rounds_max", limits::kRoundsMax, rounds_max));
-  SEALIFT_CHECK(
-      take_number(body, "throttle_max_percent", RunControl::kThrottlePercentMax, throttle_max));
   SEALIFT_CHECK(take_number(body, "timeout_ms", kTimeMax_ms, timeout_ms));
-  if (rounds_max == 0)
-    return fail(ErrorClass::kUsage, "rounds_max is 0; at least one round is needed");
-  SEALIFT_TRY(const std::string on_stall, take_text(body, "on_stall"));
-  if (on_stall == "cancel") {
-    options.goals.on_stall = OnStall::kCancel;
-  } else if (!on_stall.empty() && on_stall != "switchover") {
-    return fail(ErrorClass::kUsage, "on_stall is '{}'; use switchover or cancel", on_stall);
-  }
   SEALIFT_TRY(const std::string on_timeout, take_text(body, "on_timeout"));
   if (on_timeout == "force") {
     options.goals.on_timeout = OnTimeout::kForce;
@@ -148,11 +157,35 @@ Result<MigrateOptions> parse_migrate(const std::string& text) {
   options.dscp = static_cast<std::uint8_t>(dscp);
   if (!body.empty())
     return fail(ErrorClass::kUsage, "\"{}\" is not an option of a migration", body.begin().key());
-  options.goals.downtime_max_ns = downtime_ms * 1'000'000;
-  options.goals.rounds_max = static_cast<std::uint32_t>(rounds_max);
-  options.goals.throttle_max_percent = static_cast<std::uint32_t>(throttle_max);
   options.timeout_ns = timeout_ms * 1'000'000;
   return options;
+}
+
+Result<EstimateOptions> parse_estimate(const std::string& text) {
+  constexpr std::uint64_t kPagesPerMiB = (1ULL << 20) / kPageBytes;
+  constexpr std::uint64_t kRateMax = 1ULL << 40;
+  json body = json::parse(text, nullptr, false);
+  if (!body.is_object()) return fail(ErrorClass::kUsage, "the request's body is not a JSON object");
+  EstimateOptions options;
+  std::uint64_t observe_ms = options.observe_ns / 1'000'000, link_mib_per_s = 0, firmware = 0;
+  std::uint64_t round_trip_us = options.round_trip_ns / 1'000;
+  SEALIFT_CHECK(take_number(body, "observe_ms", kObserveMax_ns / 1'000'000, observe_ms));
+  SEALIFT_CHECK(take_number(body, "link_mib_per_s", kRateMax / kPagesPerMiB, link_mib_per_s));
+  SEALIFT_CHECK(take_number(body, "firmware_pages_per_s", kRateMax, firmware));
+  SEALIFT_CHECK(take_number(body, "round_trip_us", 60'000'000, round_trip_us));
+  SEALIFT_CHECK(take_goals(body, options.goals));
+  if (!body.empty())
+    return fail(ErrorClass::kUsage, "\"{}\" is not an option of an estimate", body.begin().key());
+  options.observe_ns = observe_ms * 1'000'000;
+  options.plain_pages_per_s = static_cast<double>(link_mib_per_s * kPagesPerMiB);
+  options.firmware_pages_per_s = static_cast<double>(firmware);
+  options.round_trip_ns = round_trip_us * 1'000;
+  return options;
+}
+
+HttpResponse estimate(Agent& agent, const std::string& body) {
+  auto options = parse_estimate(body);
+  return options ? answer(agent.estimate(*options)) : answer(options.error());
 }
 
 HttpResponse start_migration(Agent& agent, const std::string& body) {
@@ -242,6 +275,7 @@ HttpResponse handle_request(Agent& agent, const HttpRequest& request) {
   const std::string call = request.method + " " + path;
   if (call == "GET /v1/status") return answer(to_json(agent.status()));
   if (call == "POST /v1/migrate") return start_migration(agent, request.body);
+  if (call == "POST /v1/estimate") return estimate(agent, request.body);
   if (call == "POST /v1/cancel") return answer(agent.cancel());
   if (call == "POST /v1/limits") return answer(set_limits(agent, request.body));
   if (call == "GET /v1/right") return right(agent, query);

@@ -244,4 +244,29 @@ json to_json(const SelfCheck& check) {
   return out;
 }
 
+json to_json(const Estimate& estimate) {
+  const Forecast& forecast = estimate.forecast;
+  const GuestObservation& seen = estimate.seen;
+  return {{"converges", estimate.converges()},
+          {"verdict", estimate.verdict()},
+          {"total_ms", forecast.total_s * 1e3},
+          {"downtime_ms",
+           forecast.end == Step::kSwitchover ? json(forecast.downtime_s * 1e3) : json(nullptr)},
+          {"rounds", forecast.rounds},
+          {"plain_pages", forecast.plain_pages},
+          {"firmware_exports_max", forecast.exports},
+          {"throttle_percent", forecast.throttle_percent},
+          {"held_back_percent", forecast.slowdown * 100},
+          {"link_mib_per_s", estimate.path.plain_pages_per_s * kPageBytes / (1 << 20)},
+          {"link_from", estimate.plain_from},
+          {"firmware_pages_per_s", estimate.path.firmware_pages_per_s},
+          {"firmware_from", estimate.firmware_from},
+          {"observed_ms", seen.seconds * 1e3},
+          {"shared_pages", seen.shared_pages},
+          {"private_pages", seen.private_pages},
+          {"shared_written_pages_per_s", seen.shared_written_per_s},
+          {"private_written_pages_per_s", seen.private_written_per_s},
+          {"zero_share", seen.guest.zero_share}};
+}
+
 }  // namespace sealift

@@ -14,6 +14,7 @@ nlohmann::json to_json(const AgentStatus& status);
 nlohmann::json to_json(const MigrationReport& report);
 nlohmann::json to_json(const DigestAnswer& answer);
 nlohmann::json to_json(const SelfCheck& check);
+nlohmann::json to_json(const Estimate& estimate);
 nlohmann::json to_json(const Error& error);
 
 }  // namespace sealift

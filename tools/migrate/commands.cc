@@ -137,6 +137,21 @@ int run_digest(const AgentOptions& common, const std::string& at) {
                   digest->value("private_pages", std::uint64_t{0})));
 }
 
+int run_estimate(const AgentOptions& common, const EstimateRequest& request) {
+  auto client = AgentClient::make(common.agent, common.certs);
+  if (!client) return report_error(client.error(), common.json);
+  const auto estimate =
+      client->post("/v1/estimate", {{"observe_ms", request.observe_ms},
+                                    {"link_mib_per_s", request.link_mib_per_s},
+                                    {"firmware_pages_per_s", request.firmware_pages_per_s},
+                                    {"round_trip_us", request.round_trip_us},
+                                    {"downtime_ms", request.downtime_ms},
+                                    {"throttle_max_percent", request.throttle_max_percent}});
+  if (!estimate) return report_error(estimate.error(), common.json);
+  print_answer(estimate, common, estimate_text(*estimate));
+  return estimate->value("converges", false) ? kExitDone : kExitFailed;
+}
+
 int run_verify(const AgentOptions& common) {
   auto client = AgentClient::make(common.agent, common.certs);
   if (!client) return report_error(client.error(), common.json);

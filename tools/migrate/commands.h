@@ -33,6 +33,15 @@ struct StartOptions {
   unsigned dscp = 0;
 };
 
+struct EstimateRequest {
+  std::uint64_t observe_ms = 3000;
+  std::uint64_t link_mib_per_s = 0;        // 0: not given
+  std::uint64_t firmware_pages_per_s = 0;  // 0: not given
+  std::uint64_t round_trip_us = 1000;
+  std::uint64_t downtime_ms = 300;
+  std::uint32_t throttle_max_percent = 0;
+};
+
 struct CertsOptions {
   std::string dir;
   std::vector<std::string> hosts;  // folder names to make under dir
@@ -42,6 +51,7 @@ struct CertsOptions {
 };
 
 int run_start(const AgentOptions& common, const StartOptions& options);  // also check
+int run_estimate(const AgentOptions& common, const EstimateRequest& request);
 int run_watch(const AgentOptions& common);
 int run_status(const AgentOptions& common);
 int run_cancel(const AgentOptions& common);

@@ -89,6 +89,28 @@ void add_start(CLI::App& app, AgentOptions& common, StartOptions& options) {
   check->add_flag("--ignore-readiness", options.ignore_readiness, ignore_help);
 }
 
+void add_estimate(CLI::App& app, AgentOptions& common, EstimateRequest& options) {
+  CLI::App* estimate = app.add_subcommand(
+      "estimate",
+      "Watch the running guest's writes for a few seconds and say what a migration would take. "
+      "Nothing moves. Exit status 1: it cannot converge.");
+  add_common(*estimate, common);
+  estimate->add_option("--observe-ms", options.observe_ms, "how long to watch it, up to 25000")
+      ->capture_default_str()
+      ->check(CLI::Range(100, 25'000));
+  estimate->add_option("--link-mib-s", options.link_mib_per_s,
+                       "what the link carries; without it as the agent's last migration had it");
+  estimate->add_option("--firmware-pages-s", options.firmware_pages_per_s,
+                       "private pages that the firmware exports; without it as the last migration "
+                       "had it, or what is known of the platform");
+  estimate->add_option("--round-trip-us", options.round_trip_us, "between the two hosts")
+      ->capture_default_str();
+  estimate->add_option("--downtime-ms", options.downtime_ms, "as for start")->capture_default_str();
+  estimate->add_option("--throttle-max", options.throttle_max_percent, "as for start")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 99));
+}
+
 // `migrate sev cert show|verify`: files, not agents.
 void add_sev(CLI::App& app, SevCertOptions& options) {
   CLI::App* sev = app.add_subcommand("sev", "AMD SEV.");
@@ -161,6 +183,8 @@ int main(int argc, char** argv) {
   SevCertOptions sev_cert;
   std::string at;
   add_start(app, common, options);
+  EstimateRequest estimate;
+  add_estimate(app, common, estimate);
   add_common(*app.add_subcommand("status", "What the agent and its guest are doing."), common);
   add_common(*app.add_subcommand("watch", "Follow a migration until it ends."), common);
   add_common(
@@ -202,6 +226,7 @@ int main(int argc, char** argv) {
     return kExitUsage;
   }
   if (app.got_subcommand("sev")) return run_sev_cert(app, sev_cert);
+  if (app.got_subcommand("estimate")) return run_estimate(common, estimate);
   if (app.got_subcommand("recover")) return run_recover(common, recover);
   return run_command(app, common, options, certs, at);
 }

@@ -180,6 +180,34 @@ std::string lock_text(const json& lock) {
 
 }  // namespace
 
+std::string estimate_text(const json& estimate) {
+  const json downtime = estimate.value("downtime_ms", json());
+  std::string text = fmt::format(
+      "{}\nobserved for {}: {} shared pages, {:.0f} of them written each second ({:.0f} % are "
+      "zero); "
+      "{} private pages, {:.0f} written\n"
+      "would take {}, downtime {}, {} rounds, {:.0f} pages by the plain path, at most {:.0f} "
+      "firmware exports",
+      estimate.value("verdict", ""), time_text(number(estimate, "observed_ms")),
+      count(estimate, "shared_pages"), number(estimate, "shared_written_pages_per_s"),
+      number(estimate, "zero_share") * 100, count(estimate, "private_pages"),
+      number(estimate, "private_written_pages_per_s"), time_text(number(estimate, "total_ms")),
+      downtime.is_null() ? "none: it would be given up" : time_text(downtime.get<double>()),
+      count(estimate, "rounds"), number(estimate, "plain_pages"),
+      number(estimate, "firmware_exports_max"));
+  if (count(estimate, "throttle_percent") > 0) {
+    text += fmt::format(", the guest held back for {:.0f} % of the time, up to {} %",
+                        number(estimate, "held_back_percent"), count(estimate, "throttle_percent"));
+  }
+  text += fmt::format("\nlink {:.0f} MiB/s {}", number(estimate, "link_mib_per_s"),
+                      estimate.value("link_from", ""));
+  if (const std::string from = estimate.value("firmware_from", ""); !from.empty()) {
+    text +=
+        fmt::format("; firmware {:.0f} pages/s {}", number(estimate, "firmware_pages_per_s"), from);
+  }
+  return text + "\n";
+}
+
 std::string status_text(const json& status) {
   const json guest = status.value("guest", json::object());
   std::string text =

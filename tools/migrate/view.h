@@ -10,6 +10,8 @@ namespace sealift {
 std::string progress_line(const nlohmann::json& progress);
 // The report of a finished migration or check, several lines.
 std::string report_text(const nlohmann::json& report, bool check_only);
+// What POST /v1/estimate answered.
+std::string estimate_text(const nlohmann::json& estimate);
 std::string status_text(const nlohmann::json& status);
 
 }  // namespace sealift
