@@ -29,8 +29,9 @@ DestinationRunner::DestinationRunner(Hello local, MemoryLayout layout, RecordCha
 }
 
 DestinationReport DestinationRunner::run() {
-  progress_.update([](ProgressSnapshot& p) {
+  progress_.update([&](ProgressSnapshot& p) {
     p = ProgressSnapshot{};
+    p.phase = destination::name_of(session_.phase());
     p.started_ns = steady_now_ns();
   });
   last_sent_ns_ = steady_now_ns();

@@ -50,8 +50,9 @@ SourceRunner::SourceRunner(SourceConfig config, GuestPort& guest, PrivateExporte
 }
 
 MigrationReport SourceRunner::run() {
-  progress_.update([](ProgressSnapshot& p) {
+  progress_.update([&](ProgressSnapshot& p) {
     p = ProgressSnapshot{};
+    p.phase = source::name_of(session_.phase());
     p.started_ns = steady_now_ns();
   });
   PeerWatch peer_gone;
