@@ -90,13 +90,14 @@ class Host:
         self.control = str(self.folder / "control")
         self.log_path = self.folder / "log"
         self.listen = "tcp:127.0.0.1:0"
+        self.prefix = ()  # before its command
         self.process = None
         self.stopped = False  # by SIGSTOP
 
     def launch(self, stop_at=None):
         """None, or what the agent said when it did not start."""
         # A write beyond a limit of size is to fail, as on a broken disk, and not to end the process.
-        command = ["env", "--ignore-signal=XFSZ", FAULTY_AGENT, "--name", self.name, "--role", self.role,
+        command = [*self.prefix, "env", "--ignore-signal=XFSZ", FAULTY_AGENT, "--name", self.name, "--role", self.role,
                    "--control", f"unix:{self.control}", "--listen", self.listen, "--insecure-plain-tcp",
                    "--journal", str(self.journal), "--no-inquiry", "memory=8M", *self.guest]
         if self.role == "source":
@@ -284,26 +285,25 @@ class Run:
 
     def carry_out(self):
         try:
-            self._until_the_point()
+            self.until_the_point()
             getattr(self, "fault_" + self.case.fault.replace("-", "_"))()
             self._quiet()
             self._settle()
         except Violation as violation:
             raise Violation(f"{self.case}: {violation}\n{self._story()}") from None
         finally:
-            self._clean()
+            self.clean()
 
-    def _until_the_point(self):
+    def until_the_point(self):
         if self.case.fault == "full":
             self._mount()
         late = self.case.scenario in ("restart", "cede")  # only the agent that is started again stands at the point
         for host in (self.a, self.b):
             self._launch(host, self.case.point if host is self.victim and not late else None)
         cuts = self.case.scenario in ("recover", "restart", "cede")
-        drip = 100_000 if self.case.scenario == "cancel-in-round" else None
-        self.relay = FrameRelay(self.b.listen, "Handover") if cuts else Relay(self.b.listen, drip=drip)
         self.witness.look()
-        code, answer = self.a.ask("POST", "/v1/migrate", {"to": self.relay.address, **OPTIONS.get(self.case.scenario, {})})
+        options = OPTIONS.get(self.case.scenario, {})
+        code, answer = self.a.ask("POST", "/v1/migrate", {"to": self._link(), **options})
         if code != 202:
             raise Violation(f"the migration did not begin: {answer}")
         if cuts:
@@ -312,7 +312,8 @@ class Run:
         trigger = getattr(self, "_trigger_" + self.case.scenario.replace("-", "_"), None)
         for _ in wait(f"the point {self.case.point}"):
             if self.victim.stands():
-                self.relay.open()
+                if self.relay is not None:
+                    self.relay.open()
                 return
             self.witness.look()
             if trigger is not None and trigger():
@@ -320,6 +321,14 @@ class Run:
             over = not cuts and self.witness.states.get("A") not in ("migrating", "running")
             if over and not self.victim.stands():
                 raise Violation(f"{self.case.point} was not passed")
+
+    def _link(self):
+        """The address of the destination, as the source sees it."""
+        if self.case.scenario in ("recover", "restart", "cede"):
+            self.relay = FrameRelay(self.b.listen, "Handover")
+        else:
+            self.relay = Relay(self.b.listen, drip=100_000 if self.case.scenario == "cancel-in-round" else None)
+        return self.relay.address
 
     def _launch(self, host, stop_at=None):
         self.witness.states.pop(host.name, None)
@@ -479,9 +488,10 @@ class Run:
         self.witness.new_life("A")
         self.end = LOST_WITH_SOURCE
 
-    def _recover(self, *options, wait_for_it=True):
-        command = [MIGRATE, "recover", "--agent", f"unix:{self.a.control}", "--peer", f"unix:{self.b.control}", "--json",
-                   *options]
+    def _recover(self, *options, wait_for_it=True, peer=True):
+        command = [MIGRATE, "recover", "--agent", f"unix:{self.a.control}", "--json", *options]
+        if peer:
+            command += ["--peer", f"unix:{self.b.control}"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if not wait_for_it:
             return process
@@ -578,7 +588,7 @@ class Run:
             lines.append(host.log() if host.log_path.exists() else "")
         return "\n".join(lines)
 
-    def _clean(self):
+    def clean(self):
         for host in (self.a, self.b):
             if host.alive:
                 host.kill()
@@ -586,4 +596,5 @@ class Run:
             self.relay.close()
         if self.mounted:
             subprocess.run(["umount", self.victim.journal], check=True)
+            self.mounted = False
         shutil.rmtree(self.folder, ignore_errors=True)

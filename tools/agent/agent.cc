@@ -357,16 +357,30 @@ Result<void> Agent::set_bandwidth(std::uint64_t bytes_per_s) {
 Result<void> Agent::cancel() {
   const std::lock_guard lock(mutex_);
   if (state_ == AgentState::kMigrating && source_runner_ != nullptr) {
-    source_runner_->cancel();
-    return {};
+    if (source_runner_->cancel()) return {};
+    return fail(ErrorClass::kRefused,
+                "too late to cancel: the hand-over of {} was sent. It runs at the destination, or, "
+                "if the link is lost, is in doubt until `migrate recover` settles it",
+                guest_name_);
   }
   if (state_ == AgentState::kMigrating && connecting_) {
     connecting_->cancel();
     return {};
   }
   if (state_ == AgentState::kReceiving && destination_runner_ != nullptr) {
-    destination_runner_->cancel();
-    return {};
+    if (destination_runner_->cancel()) return {};
+    return fail(ErrorClass::kRefused, "too late to cancel: the guest is being started by {}",
+                config_.name);
+  }
+  if (state_ == AgentState::kHandedOver) {
+    return fail(ErrorClass::kRefused, "too late to cancel: {} was handed over, and runs elsewhere",
+                guest_name_);
+  }
+  if (state_ == AgentState::kInDoubt) {
+    return fail(ErrorClass::kRefused,
+                "too late to cancel: the hand-over of {} was sent, and whether it arrived is in "
+                "doubt; `migrate recover` settles it",
+                guest_name_);
   }
   return fail(ErrorClass::kRefused, "{} has no migration to cancel: it is {}", config_.name,
               name_of(state_));

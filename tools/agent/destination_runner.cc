@@ -14,6 +14,8 @@ namespace {
 
 constexpr std::uint64_t kKeepAliveEvery_ns = 500'000'000;
 constexpr std::chrono::milliseconds kLingerMax{2000};
+// A cancel is looked at between two records; a live source is never silent for so long.
+constexpr std::chrono::milliseconds kSilentSourceMax{700};
 
 }  // namespace
 
@@ -50,7 +52,9 @@ DestinationReport DestinationRunner::run() {
       perform(alive);
     }
   }
-  if (spoke_last_) linger(channel_, kLingerMax);
+  end_of_cancelling();
+  const bool cancelled = report_.error && report_.error->cls == ErrorClass::kCancelled;
+  if (spoke_last_) linger(channel_, cancelled ? kSilentSourceMax : kLingerMax);
   channel_.shutdown();
   report_.peer = session_.peer();
   report_.epochs = session_.epoch() - 1;
@@ -59,7 +63,20 @@ DestinationReport DestinationRunner::run() {
   return std::move(report_);
 }
 
-void DestinationRunner::cancel() { cancelled_.store(true); }
+bool DestinationRunner::cancel() {
+  const std::lock_guard lock(cancel_mutex_);
+  if (too_late_) return false;
+  cancelled_.store(true);
+  if (!cancel_guard_) cancel_guard_.emplace(channel_, kSilentSourceMax);
+  return true;
+}
+
+// Nothing cuts the link any more on which Running, or the last word, is to leave.
+void DestinationRunner::end_of_cancelling() {
+  const std::lock_guard lock(cancel_mutex_);
+  cancel_guard_.reset();
+  too_late_ = true;
+}
 
 void DestinationRunner::handle(destination::Event event) {
   replies_.push_back(std::move(event));
@@ -93,6 +110,7 @@ bool DestinationRunner::perform_note(destination::Note& action) {
                          .peer = session_.peer() ? session_.peer()->agent_name : std::string(),
                          .reason = std::move(action.reason),
                          .page_map_digest = session_.page_map_digest()};
+  if (action.step == RightStep::kTaken) end_of_cancelling();
   auto noted = notes_->note(action.step, facts);
   if (noted) return true;
   reply(destination::NoteFailed{action.step, std::move(noted.error())});
@@ -249,6 +267,7 @@ Result<destination::Loaded> DestinationRunner::check_and_load(destination::Check
 }
 
 void DestinationRunner::perform(destination::Run&) {
+  end_of_cancelling();
   Stopwatch watch;
   if (incoming_.importer != nullptr) {
     if (auto committed = incoming_.importer->commit(); !committed) {

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "engine/guest_port.h"
 #include "engine/private_path.h"
 #include "engine/records.h"
+#include "tools/agent/linger.h"
 #include "tools/agent/progress.h"
 
 namespace sealift {
@@ -62,7 +64,8 @@ class DestinationRunner {
                     RightNotes* notes = nullptr);
 
   DestinationReport run();
-  void cancel();
+  // False: too late, the guest is being started here, or it is over.
+  bool cancel();
   // The source has given this session up: as if the link had been lost. From any thread.
   void drop_link() { channel_.shutdown(); }
   // As the source calls it, once it has; of the control thread, or after run().
@@ -73,6 +76,7 @@ class DestinationRunner {
 
  private:
   void handle(destination::Event event);
+  void end_of_cancelling();
   bool perform_note(destination::Note& action);  // false: the rest of the step does not happen
   void perform(destination::Note&) {}            // perform_note() does it
   void perform(destination::Send& action);
@@ -107,6 +111,9 @@ class DestinationRunner {
   DestinationReport report_;
   std::uint64_t last_sent_ns_ = 0;
   std::atomic<bool> cancelled_{false};
+  std::mutex cancel_mutex_;
+  bool too_late_ = false;                      // to cancel; guarded by cancel_mutex_
+  std::optional<ShutdownGuard> cancel_guard_;  // guarded by cancel_mutex_
   bool spoke_last_ = false;  // the last thing that happened on the link was our record
   bool ended_ = false;
 };

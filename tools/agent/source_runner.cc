@@ -76,16 +76,19 @@ MigrationReport SourceRunner::run() {
     handed_over_ = true;  // a cancel that comes now finds nothing to cut
   }
   // After our own last word the peer closes first: closing here could destroy that word on its way.
-  if (spoke_last_) peer_gone.wait(kLingerMax);
+  const bool cancelled = report_.outcome == Outcome::kCancelled;
+  if (spoke_last_) peer_gone.wait(cancelled ? kStuckSendMax : kLingerMax);
   channel_.shutdown();
   report_.total_ns = total_.elapsed_ns();
   return std::move(report_);
 }
 
-void SourceRunner::cancel() {
-  queue_.push_urgent(source::CancelRequested{});
+bool SourceRunner::cancel() {
   const std::lock_guard lock(cancel_mutex_);
-  if (!handed_over_ && !cancel_guard_) cancel_guard_.emplace(channel_, kStuckSendMax);
+  if (handed_over_) return false;
+  queue_.push_urgent(source::CancelRequested{});
+  if (!cancel_guard_) cancel_guard_.emplace(channel_, kStuckSendMax);
+  return true;
 }
 
 void SourceRunner::read_records() {

@@ -34,7 +34,8 @@ class SourceRunner {
                RecordChannel& channel, Progress& progress, RightNotes* notes = nullptr);
 
   MigrationReport run();
-  void cancel();
+  // False: too late, the hand-over may have been sent.
+  bool cancel();
   // What the destination said of itself, after run().
   const std::optional<Hello>& peer() const { return session_.peer(); }
   // A complete copy may wait there; after run().
