@@ -22,34 +22,6 @@ constexpr const char* kBuild = "sealift 0.1.0";
 
 }  // namespace
 
-const char* name_of(AgentState state) {
-  switch (state) {
-    case AgentState::kEmpty:
-      return "empty";
-    case AgentState::kReceiving:
-      return "receiving";
-    case AgentState::kRunning:
-      return "running";
-    case AgentState::kMigrating:
-      return "migrating";
-    case AgentState::kHandedOver:
-      return "handed-over";
-    case AgentState::kInDoubt:
-      return "in-doubt";
-    case AgentState::kLost:
-      return "lost";
-    case AgentState::kTerminated:
-      return "terminated";
-    case AgentState::kHolding:
-      return "holding";
-    case AgentState::kUnsettled:
-      return "unsettled";
-    case AgentState::kFenced:
-      return "fenced";
-  }
-  return "invalid state";
-}
-
 Agent::Agent(AgentConfig config, BackendDecision backend, Log log)
     : config_(std::move(config)),
       backend_(std::move(backend)),
@@ -325,22 +297,9 @@ void Agent::end_migration(const MigrateOptions& options, MigrationReport report,
                           const std::string& text) {
   const std::lock_guard lock(mutex_);
   connecting_.reset();
-  switch (report.outcome) {
-    case Outcome::kDone:
-      state_ = options.check_only ? AgentState::kRunning : AgentState::kHandedOver;
-      break;
-    case Outcome::kInDoubt:
-      if (resources_ != nullptr) resources_->guest_in_doubt(text);
-      state_ = AgentState::kInDoubt;
-      break;
-    case Outcome::kGuestLost:
-      if (resources_ != nullptr) resources_->guest_lost(text);
-      state_ = AgentState::kLost;
-      break;
-    default:
-      state_ = AgentState::kRunning;
-      break;
-  }
+  state_ = state_after(report.outcome, options.check_only);
+  if (resources_ != nullptr && state_ == AgentState::kInDoubt) resources_->guest_in_doubt(text);
+  if (resources_ != nullptr && state_ == AgentState::kLost) resources_->guest_lost(text);
   report_ = std::move(report);
 }
 

@@ -21,6 +21,7 @@
 
 #include "engine/stats.h"
 #include "journal/recovery.h"
+#include "tools/agent/agent_state.h"
 #include "tools/agent/destination_runner.h"
 #include "tools/agent/estimate.h"
 #include "tools/agent/guest_digest.h"
@@ -66,22 +67,6 @@ struct MigrateOptions {
   std::uint64_t bandwidth_bytes_per_s = kUnlimited;
   std::uint8_t dscp = 0;  // of the connections to the destination
 };
-
-enum class AgentState : std::uint8_t {
-  kEmpty,  // waits for a guest
-  kReceiving,
-  kRunning,
-  kMigrating,
-  kHandedOver,  // the guest runs elsewhere; its last memory is kept for digests until the agent
-                // ends
-  kInDoubt,     // the guest is paused here and may run elsewhere
-  kLost,        // paused here and cannot be resumed
-  kTerminated,  // the guest ended by itself
-  kHolding,     // a complete copy without the right to run it (docs/spec/handover.md)
-  kUnsettled,   // restarted: the journal says that the guest may run elsewhere; nothing is launched
-  kFenced,      // its vCPUs stand until the lock manager says that it may run here
-};
-const char* name_of(AgentState state);
 
 struct AgentStatus {
   std::string name;

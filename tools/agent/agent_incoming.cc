@@ -111,7 +111,7 @@ void Agent::serve_connection(Incoming connection) {
 Result<IncomingGuest> Agent::open_incoming() {
   {
     const std::lock_guard lock(mutex_);
-    if (state_ != AgentState::kEmpty && state_ != AgentState::kHandedOver) {
+    if (!may_receive(state_)) {
       return fail(ErrorClass::kRefused, "{} cannot take a guest: it is {}", config_.name,
                   name_of(state_));
     }

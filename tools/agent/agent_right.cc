@@ -7,28 +7,7 @@
 namespace sealift {
 namespace {
 
-// Empty: a session works on it, or it can neither run nor be given up.
-std::optional<CopyHere> copy_in(AgentState state) {
-  switch (state) {
-    case AgentState::kInDoubt:
-      return CopyHere::kPaused;
-    case AgentState::kHolding:
-      return CopyHere::kComplete;
-    case AgentState::kRunning:
-      return CopyHere::kRunning;
-    case AgentState::kUnsettled:
-    case AgentState::kEmpty:
-    case AgentState::kHandedOver:
-      return CopyHere::kNone;
-    case AgentState::kReceiving:
-    case AgentState::kMigrating:
-    case AgentState::kLost:
-    case AgentState::kTerminated:
-    case AgentState::kFenced:
-      break;
-  }
-  return std::nullopt;
-}
+constexpr const char* kByOperator = "settled by migrate recover";
 
 }  // namespace
 
