@@ -7,8 +7,8 @@
 // Invariants:
 //   I1  Run is asked for at most once, only after Handover, only after everything was checked and
 //   loaded. I2  A page is applied at most once in an epoch, and nothing of epoch n+1 before all
-//   streams ended n. I3  Every path ends in exactly one End; if Run was not asked for, Discard
-//   comes before it.
+//   streams ended n. I3  Every path ends in exactly one End; if Run was not asked for and nothing
+//   is held, Discard comes before it.
 #pragma once
 
 #include <cstdint>

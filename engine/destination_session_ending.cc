@@ -51,6 +51,11 @@ void DestinationSession::unexpected(const Record& record, Actions& actions) {
 }
 
 void DestinationSession::on(destination::Failed& event, Actions& actions) {
+  // Taken is durable: no other copy may run any more. This one can be started again.
+  if (phase_ == Phase::kStarting && claim_) {
+    error_ = std::move(event.error);
+    return end(DestinationOutcome::kHolds, actions);
+  }
   give_up(std::move(event.error), true, actions);
 }
 
@@ -67,6 +72,9 @@ void DestinationSession::on(destination::LinkLost& event, Actions& actions) {
 
 void DestinationSession::on(destination::CancelRequested&, Actions& actions) {
   if (phase_ == Phase::kStarting) return;
+  // Too late here: the source, whose process may be gone, has no other copy. It can be cancelled
+  // there, or settled.
+  if (phase_ == Phase::kHandoverWait && claim_) return;
   give_up(Error{ErrorClass::kCancelled, "cancelled by the operator of the destination"}, true,
           actions);
 }

@@ -1,5 +1,6 @@
 #include "journal/record.h"
 
+#include <charconv>
 #include <limits>
 #include <span>
 
@@ -122,6 +123,19 @@ std::string hex_text(ByteView bytes) {
   std::string text;
   for (const std::byte b : bytes) text += fmt::format("{:02x}", std::to_integer<unsigned>(b));
   return text;
+}
+
+std::optional<MigrationId> migration_id_of(std::string_view hex) {
+  MigrationId id{};
+  if (hex.size() != 2 * id.size()) return std::nullopt;
+  for (std::size_t i = 0; i < id.size(); ++i) {
+    unsigned number = 0;
+    const char* first = hex.data() + 2 * i;
+    const auto [end, error] = std::from_chars(first, first + 2, number, 16);
+    if (error != std::errc() || end != first + 2) return std::nullopt;
+    id[i] = static_cast<std::byte>(number);
+  }
+  return id;
 }
 
 }  // namespace sealift

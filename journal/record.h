@@ -76,5 +76,7 @@ std::string journal_file_name(std::string_view guest);
 inline constexpr std::string_view kJournalSuffix = ".journal";
 
 std::string hex_text(ByteView bytes);  // lower case, two digits for each byte
+// The reverse of hex_text().
+std::optional<MigrationId> migration_id_of(std::string_view hex);
 
 }  // namespace sealift

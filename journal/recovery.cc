@@ -7,9 +7,21 @@ bool is_about(const SideAnswer& answer, const RightToRun& right) {
   return answer.last && answer.last->right.migration == right.migration;
 }
 
+// The one whose word counts for which migration it is about; null: neither has one.
+const SideAnswer* teller_of(const std::optional<SideAnswer>& first,
+                            const std::optional<SideAnswer>& second) {
+  for (const bool must_be_open : {true, false}) {
+    for (const auto* side : {&first, &second}) {
+      if (!*side || !(*side)->last) continue;
+      if (!must_be_open || !is_settled((*side)->last->last)) return &**side;
+    }
+  }
+  return nullptr;
+}
+
 std::optional<SideAnswer> about(const std::optional<SideAnswer>& answer, const RightToRun& right) {
   if (!answer || is_about(*answer, right)) return answer;
-  return SideAnswer{std::nullopt, answer->has_copy};
+  return SideAnswer{std::nullopt, answer->has_copy, false, answer->is_busy};
 }
 
 template <class Standing>
@@ -21,9 +33,31 @@ Standing standing_of(const std::optional<SideAnswer>& answer, Standing unknown,
 
 using Act = SettleStep::Act;
 
-// Taken is written before the guest runs: whoever wrote it may still have to start its copy.
-bool may_have_to_start(JournalKind last, Settle wish) {
-  return last == JournalKind::kTaken && wish == Settle::kRunDestination;
+// What a record that settles says is to be done, and may not have been: the act comes after it.
+bool asks_for(JournalKind last, Settle wish) {
+  switch (last) {
+    case JournalKind::kKept:
+    case JournalKind::kDiscarded:
+      return wish == Settle::kRunSource;
+    case JournalKind::kReleased:
+    case JournalKind::kCeded:
+    case JournalKind::kTaken:
+      return wish == Settle::kRunDestination;
+    default:
+      return false;
+  }
+}
+
+Act owed(JournalKind last, CopyHere copy) {
+  if (copy == CopyHere::kPaused) {
+    if (last == JournalKind::kKept) return Act::kResume;
+    if (last == JournalKind::kReleased || last == JournalKind::kCeded) return Act::kRelease;
+  }
+  if (copy == CopyHere::kComplete) {
+    if (last == JournalKind::kTaken) return Act::kStart;
+    if (last == JournalKind::kDiscarded) return Act::kDropCopy;
+  }
+  return Act::kNothing;
 }
 
 Result<SettleStep> source_step(JournalKind last, CopyHere copy, Settle wish) {
@@ -50,8 +84,7 @@ Result<SettleStep> source_step(JournalKind last, CopyHere copy, Settle wish) {
   return fail(ErrorClass::kUsage, "no such wish: {}", static_cast<int>(wish));
 }
 
-Result<SettleStep> destination_step(JournalKind last, CopyHere copy, Settle wish) {
-  if (may_have_to_start(last, wish) && copy == CopyHere::kRunning) return SettleStep{};
+Result<SettleStep> destination_step(CopyHere copy, Settle wish) {
   if (copy == CopyHere::kPaused || copy == CopyHere::kRunning) {
     return fail(ErrorClass::kRefused, "another copy of the guest is here");
   }
@@ -60,7 +93,6 @@ Result<SettleStep> destination_step(JournalKind last, CopyHere copy, Settle wish
     return SettleStep{JournalKind::kDiscarded, has_copy ? Act::kDropCopy : Act::kNothing};
   }
   if (!has_copy) return fail(ErrorClass::kRefused, "the destination has no copy to run");
-  if (last == JournalKind::kTaken) return SettleStep{std::nullopt, Act::kStart};
   return SettleStep{JournalKind::kTaken, Act::kStart};
 }
 
@@ -80,11 +112,9 @@ const char* name_of(Settle wish) {
 
 Result<Recovery> recovery_of(const std::optional<SideAnswer>& first,
                              const std::optional<SideAnswer>& second) {
-  const bool first_tells = first && first->last;
-  const std::optional<SideAnswer>& teller = first_tells ? first : second;
-  if (!teller || !teller->last) {
-    return fail(ErrorClass::kRefused, "no migration is in the journals");
-  }
+  const SideAnswer* teller = teller_of(first, second);
+  if (teller == nullptr) return fail(ErrorClass::kRefused, "no migration is in the journals");
+  const bool first_tells = first && teller == &*first;
   Recovery found;
   found.right = teller->last->right;
   const bool teller_is_source = side_of(teller->last->last) == JournalSide::kSource;
@@ -101,6 +131,12 @@ Result<Recovery> recovery_of(const std::optional<SideAnswer>& first,
       settle(found.source_standing, found.source && found.source->has_copy,
              found.destination_standing, found.destination && found.destination->has_copy,
              !both_say || digests_agree(found.source->last->right, found.destination->last->right));
+  // What is concluded from it could meet the other side when this one has lost its copy.
+  if ((found.source && found.source->is_busy) ||
+      (found.destination && found.destination->is_busy)) {
+    found.settlement = {Verdict::kNeedsHuman,
+                        "a session is still at work on it: ask again when it has ended"};
+  }
   return found;
 }
 
@@ -108,9 +144,9 @@ std::vector<Telling> tellings(const Recovery& recovery, Settle wish) {
   std::vector<Telling> plan;
   const auto tell = [&](JournalSide side, Settle what) {
     const auto& answer = side == JournalSide::kSource ? recovery.source : recovery.destination;
-    if (!answer || !answer->last) return;
+    if (!answer || !answer->last || !answer->is_latest) return;
     const JournalKind last = answer->last->last;
-    if (is_settled(last) && !(answer->has_copy && may_have_to_start(last, what))) return;
+    if (is_settled(last) && !(answer->has_copy && asks_for(last, what))) return;
     plan.push_back(Telling{side, what, last});
   };
   // The side that gives the right up writes it down first; then the one that takes it; then
@@ -134,12 +170,13 @@ Result<SettleStep> settle_step(const JournalEntry& last, CopyHere copy, Settle w
                 "it was decided when {} was the last record, and now that is {}: ask again",
                 name_of(*said), name_of(last.last));
   }
-  const bool has_copy = copy == CopyHere::kComplete || copy == CopyHere::kRunning;
-  if (is_settled(last.last) && !(has_copy && may_have_to_start(last.last, wish))) {
+  if (is_settled(last.last)) {
+    const bool is_so = asks_for(last.last, wish) && copy != CopyHere::kNone;
+    if (is_so) return SettleStep{std::nullopt, owed(last.last, copy)};
     return fail(ErrorClass::kRefused, "it is settled here: {}", name_of(last.last));
   }
   return side_of(last.last) == JournalSide::kSource ? source_step(last.last, copy, wish)
-                                                    : destination_step(last.last, copy, wish);
+                                                    : destination_step(copy, wish);
 }
 
 }  // namespace sealift

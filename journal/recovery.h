@@ -24,10 +24,13 @@ enum class Settle : std::uint8_t {
 };
 const char* name_of(Settle wish);  // "run source"
 
-// What one side said of the guest's last migration there.
+// What one side said: of the guest's last migration there, the open one if there is one; or of the
+// one it was asked about, if it knows that.
 struct SideAnswer {
   std::optional<JournalEntry> last;
   bool has_copy = false;  // in its process's memory, and able to run
+  bool is_latest = true;  // no later migration of the guest is in its journal
+  bool is_busy = false;   // a session is at work on it: nothing it says lasts
 };
 
 // What two answers mean. A side without an answer could not be asked.
@@ -40,7 +43,8 @@ struct Recovery {
   DestinationStanding destination_standing = DestinationStanding::kUnknown;
   Settlement settlement;
 };
-// The migration is the last one of the first side that has one. kRefused: neither has.
+// About one that is open, if there is one, or else the last of the first side that has one. A side
+// that spoke of another is then to be asked about this one. kRefused: neither has one.
 Result<Recovery> recovery_of(const std::optional<SideAnswer>& first,
                              const std::optional<SideAnswer>& second);
 
@@ -50,8 +54,8 @@ struct Telling {
   Settle wish = Settle::kRunSource;
   JournalKind said = JournalKind::kBegun;  // the record the verdict was made from
 };
-// In the order that is safe at every interruption. A side that cannot be asked, or has nothing to
-// write and nothing to start, is told nothing.
+// In the order that is safe at every interruption. A side that cannot be asked, has gone on to
+// another migration, or has nothing to write and nothing to start, is told nothing.
 std::vector<Telling> tellings(const Recovery& recovery, Settle wish);
 
 // What a side has of the guest when no session works on it.
@@ -62,7 +66,8 @@ enum class CopyHere : std::uint8_t {
   kRunning,
 };
 
-// What a side does: the record first, if there is one to write, then the act.
+// What a side does: the record first, if there is one to write, then the act. A record that is
+// there although its act was not done (a sync failed, a guest did not start) owes the act.
 struct SettleStep {
   enum class Act : std::uint8_t {
     kNothing,   // there is nothing here any more

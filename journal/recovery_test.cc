@@ -51,6 +51,34 @@ TEST(Recovery, TheFirstThatKnowsAMigrationSaysWhichAndWhoIsWho) {
   EXPECT_FALSE(recovery_of(SideAnswer{}, std::nullopt));
 }
 
+TEST(Recovery, NothingIsConcludedWhileASessionIsAtWork) {
+  auto busy = says(K::kBegun, true);
+  busy->is_busy = true;
+  for (const auto& found :
+       {recovery_of(busy, says(K::kReady, true)), recovery_of(says(K::kReady, true), busy)}) {
+    ASSERT_TRUE(found);
+    EXPECT_EQ(found->settlement.verdict, Verdict::kNeedsHuman);
+  }
+}
+
+// A source that was cut off finds its destination busy with the next migration, or done with it.
+TEST(Recovery, AnOpenMigrationIsSettledThoughTheOtherSideHasGoneOn) {
+  const auto gone_on = says(K::kKept, true, 2);
+  const auto open = says(K::kCommitting, false, 1);
+  for (const bool first : {false, true}) {
+    const auto asked = recovery_of(first ? open : gone_on, first ? gone_on : open);
+    ASSERT_TRUE(asked);
+    EXPECT_EQ(asked->right.migration, open->last->right.migration);
+    EXPECT_EQ(asked->first_is_source, first);
+  }
+  auto about_it = says(K::kTaken, true, 1);
+  about_it->is_latest = false;
+  const auto found = recovery_of(about_it, open);
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->settlement.verdict, Verdict::kRunDestination);
+  EXPECT_EQ(text(tellings(*found, Settle::kRunDestination)), "source run destination Committing");
+}
+
 TEST(Recovery, WhoGivesTheRightUpIsToldFirst) {
   const auto plan = [](std::optional<SideAnswer> source, std::optional<SideAnswer> destination,
                        Settle wish) {
@@ -101,6 +129,10 @@ TEST(Recovery, WhatASideWritesAndDoes) {
       {K::kReady, CopyHere::kComplete, Settle::kRunDestination, K::kTaken, Act::kStart},
       {K::kTaken, CopyHere::kComplete, Settle::kRunDestination, std::nullopt, Act::kStart},
       {K::kTaken, CopyHere::kRunning, Settle::kRunDestination, std::nullopt, Act::kNothing},
+      // The record is there, what it says was not done.
+      {K::kReleased, CopyHere::kPaused, Settle::kRunDestination, std::nullopt, Act::kRelease},
+      {K::kKept, CopyHere::kPaused, Settle::kRunSource, std::nullopt, Act::kResume},
+      {K::kDiscarded, CopyHere::kComplete, Settle::kRunSource, std::nullopt, Act::kDropCopy},
       {K::kReady, CopyHere::kComplete, Settle::kRunSource, K::kDiscarded, Act::kDropCopy},
       {K::kReady, CopyHere::kNone, Settle::kRunSource, K::kDiscarded, Act::kNothing},
   };
@@ -121,7 +153,7 @@ TEST(Recovery, WhatCannotBeDoneIsRefused) {
       {K::kReady, CopyHere::kRunning, Settle::kRunDestination},
       {K::kTaken, CopyHere::kComplete, Settle::kRunSource},
       {K::kTaken, CopyHere::kNone, Settle::kRunDestination},
-      {K::kKept, CopyHere::kPaused, Settle::kRunSource},
+      {K::kKept, CopyHere::kPaused, Settle::kRunDestination},
       {K::kReleased, CopyHere::kPaused, Settle::kRunSource},
       {K::kDiscarded, CopyHere::kComplete, Settle::kRunDestination},
   };

@@ -213,6 +213,25 @@ TEST(RightNotes, ADestinationThatCannotWriteDiscardedSaysNothingAndEnds) {
   EXPECT_TRUE(rig.source.running());
 }
 
+// Taken says that no other copy may run: the one that has it is kept until it can be started.
+TEST(RightNotes, ACopyThatDoesNotStartAfterTakenIsHeld) {
+  struct Stuck : SimImporter {
+    using SimImporter::SimImporter;
+    Result<void> commit() override { return fail(ErrorClass::kLocalFault, "not now"); }
+  };
+  NotedRig rig;
+  Stuck importer(rig.destination);
+  rig.hooks.open_guest = [&]() -> Result<IncomingGuest> {
+    return IncomingGuest{&rig.destination, &importer};
+  };
+  rig.run();
+  EXPECT_EQ(rig.report_destination.outcome, DestinationOutcome::kHolds) << rig.text();
+  EXPECT_EQ(rig.report.outcome, Outcome::kInDoubt) << rig.text();
+  EXPECT_TRUE(rig.noted("Taken"));
+  EXPECT_FALSE(rig.noted("Discarded"));
+  EXPECT_FALSE(importer.aborted);
+}
+
 // After Handover the guest may run here again only once that is durable.
 TEST(RightNotes, ASourceThatCannotWriteKeptAfterHandoverStaysInDoubt) {
   NotedRig rig;

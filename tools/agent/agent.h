@@ -97,8 +97,10 @@ struct RightAnswer {
   std::string agent;
   AgentState state = AgentState::kEmpty;
   std::string guest;
-  bool has_copy = false;             // of the guest, in this process's memory, able to run
-  std::optional<JournalEntry> last;  // the guest's last migration here
+  bool has_copy = false;  // of the guest, in this process's memory, able to run
+  std::optional<JournalEntry>
+      last;               // the guest's open or last migration here, or the one asked for
+  bool is_latest = true;  // and none came after it
 };
 
 class Agent {
@@ -122,8 +124,10 @@ class Agent {
   // Watches the running guest for a while, and says what a migration would take; none can begin
   // meanwhile.
   Result<Estimate> estimate(const EstimateOptions& options);
-  // kRefused without a journal. `guest` empty: the one that is or was here last.
-  Result<RightAnswer> right(const std::string& guest = {});
+  // kRefused without a journal. `guest` empty: the one that is or was here last. About `migration`,
+  // if it is given and known here.
+  Result<RightAnswer> right(const std::string& guest = {},
+                            std::optional<MigrationId> migration = {});
   // Carries out what was decided of the guest's last migration, if it is not settled here. `said`:
   // the record that the decision was made from.
   Result<void> settle_right(const MigrationId& migration, Settle wish,

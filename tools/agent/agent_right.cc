@@ -5,11 +5,6 @@
 #include "tools/agent/agent.h"
 
 namespace sealift {
-namespace {
-
-constexpr const char* kByOperator = "settled by migrate recover";
-
-}  // namespace
 
 // An agent that finds a migration of its own unsettled launches nothing: the guest may run
 // elsewhere.
@@ -51,7 +46,7 @@ Result<bool> Agent::may_launch() {
   return false;
 }
 
-Result<RightAnswer> Agent::right(const std::string& guest) {
+Result<RightAnswer> Agent::right(const std::string& guest, std::optional<MigrationId> migration) {
   if (!keeper_) {
     return fail(ErrorClass::kRefused,
                 "{} keeps no journal: start it with --journal DIR to have its migrations settled",
@@ -63,10 +58,18 @@ Result<RightAnswer> Agent::right(const std::string& guest) {
     answer.agent = config_.name;
     answer.state = state_;
     answer.guest = guest.empty() ? guest_name_ : guest;
-    answer.has_copy = machine_ != nullptr && state_ != AgentState::kHandedOver &&
-                      state_ != AgentState::kLost && answer.guest == guest_name_;
+    answer.has_copy = machine_ != nullptr && can_be_run(state_) && answer.guest == guest_name_;
   }
   SEALIFT_TRY(answer.last, keeper_->last(answer.guest));
+  {
+    const std::lock_guard lock(mutex_);
+    state_ = state_after(state_, answer.last);
+    answer.state = state_;
+  }
+  if (!migration || (answer.last && answer.last->right.migration == *migration)) return answer;
+  SEALIFT_TRY(auto asked_for, keeper_->find(answer.guest, *migration));
+  if (asked_for) answer.is_latest = false;
+  if (asked_for) answer.last = std::move(asked_for);
   return answer;
 }
 

@@ -43,8 +43,17 @@ AgentState state_after(Outcome outcome, bool check_only) {
   }
 }
 
+AgentState state_after(AgentState state, const std::optional<JournalEntry>& last) {
+  const bool settled = state == AgentState::kUnsettled && last && is_settled(last->last);
+  return settled ? AgentState::kEmpty : state;
+}
+
 bool may_receive(AgentState state) {
   return state == AgentState::kEmpty || state == AgentState::kHandedOver;
+}
+
+bool is_busy(AgentState state) {
+  return state == AgentState::kMigrating || state == AgentState::kReceiving;
 }
 
 bool can_be_run(AgentState state) {

@@ -30,7 +30,11 @@ const char* name_of(AgentState state);
 
 // The state of an agent whose migration, or whose question about one, ended so.
 AgentState state_after(Outcome outcome, bool check_only);
+// The state of one that is `state` and then reads its journal: what was open may be settled, by a
+// record whose writing had seemed to fail.
+AgentState state_after(AgentState state, const std::optional<JournalEntry>& last);
 bool may_receive(AgentState state);
+bool is_busy(AgentState state);  // a session is at work
 // Whether the copy that an agent in this state has, if it has one, could be made to run.
 bool can_be_run(AgentState state);
 // What there is to settle with. Empty: a session works on it, or it can neither run nor be given

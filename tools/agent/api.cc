@@ -95,18 +95,9 @@ Result<void> take_bandwidth(json& body, std::uint64_t& field) {
 }
 
 Result<MigrationId> parse_migration_id(const std::string& text) {
-  MigrationId id{};
-  bool good = text.size() == 2 * id.size();
-  for (std::size_t i = 0; good && i < id.size(); ++i) {
-    unsigned number = 0;
-    const char* first = text.data() + 2 * i;
-    const auto [end, status] = std::from_chars(first, first + 2, number, 16);
-    good = status == std::errc() && end == first + 2;
-    id[i] = static_cast<std::byte>(number);
-  }
-  if (good) return id;
+  if (const auto id = migration_id_of(text)) return *id;
   return fail(ErrorClass::kUsage, "migration '{}' is not {} hexadecimal digits", text,
-              2 * id.size());
+              2 * sizeof(MigrationId));
 }
 
 // What a migration is to reach, as start and estimate take it.
@@ -248,14 +239,24 @@ Result<std::string> from_query(std::string_view text) {
   return out;
 }
 
-HttpResponse right(Agent& agent, const std::string& query) {
+Result<RightAnswer> right(Agent& agent, std::string_view query) {
   constexpr std::string_view kGuest = "guest=";
-  if (query.empty()) return answer(agent.right());
-  if (query.starts_with(kGuest)) {
-    auto guest = from_query(std::string_view(query).substr(kGuest.size()));
-    return guest ? answer(agent.right(*guest)) : answer(guest.error());
+  constexpr std::string_view kMigration = "migration=";
+  std::string guest;
+  std::optional<MigrationId> migration;
+  while (!query.empty()) {
+    const std::size_t end = std::min(query.find('&'), query.size());
+    const std::string_view part = query.substr(0, end);
+    query.remove_prefix(std::min(end + 1, query.size()));
+    if (part.starts_with(kGuest)) {
+      SEALIFT_TRY(guest, from_query(part.substr(kGuest.size())));
+    } else if (part.starts_with(kMigration)) {
+      SEALIFT_TRY(migration, parse_migration_id(std::string(part.substr(kMigration.size()))));
+    } else {
+      return fail(ErrorClass::kUsage, "'{}' is not known; use guest=NAME and migration=ID", part);
+    }
   }
-  return answer(Error{ErrorClass::kUsage, fmt::format("'{}' is not known; use guest=NAME", query)});
+  return agent.right(guest, migration);
 }
 
 HttpResponse digest(Agent& agent, const std::string& query) {
@@ -278,7 +279,7 @@ HttpResponse handle_request(Agent& agent, const HttpRequest& request) {
   if (call == "POST /v1/estimate") return estimate(agent, request.body);
   if (call == "POST /v1/cancel") return answer(agent.cancel());
   if (call == "POST /v1/limits") return answer(set_limits(agent, request.body));
-  if (call == "GET /v1/right") return right(agent, query);
+  if (call == "GET /v1/right") return answer(right(agent, query));
   if (call == "POST /v1/settle") return answer(settle(agent, request.body));
   if (call == "GET /v1/digest") return digest(agent, query);
   if (call == "POST /v1/verify") return answer(agent.self_check());

@@ -159,7 +159,8 @@ json to_json(const RightAnswer& answer) {
   json out = {{"agent", answer.agent},
               {"state", name_of(answer.state)},
               {"guest", answer.guest},
-              {"has_copy", answer.has_copy}};
+              {"has_copy", answer.has_copy},
+              {"busy", is_busy(answer.state)}};
   if (!answer.last) return out;
   const RightToRun& right = answer.last->right;
   const JournalSide side = side_of(answer.last->last);
@@ -170,7 +171,8 @@ json to_json(const RightAnswer& answer) {
                  {"destination", right.destination},
                  {"side", name_of(side)},
                  {"record", name_of(answer.last->last)},
-                 {"settled", is_settled(answer.last->last)}};
+                 {"settled", is_settled(answer.last->last)},
+                 {"latest", answer.is_latest}};
   const auto known = [&](const char* key, const Digest32& digest) {
     if (digest != Digest32{}) out["last"][key] = hex_text(digest);
   };

@@ -87,14 +87,29 @@ Result<std::uint64_t> RightKeeper::generation_min(const std::string& guest) {
   return journal->standings().generation_min();
 }
 
+// A question makes no journal.
+Result<const Journal*> RightKeeper::look_at(const std::string& guest) {
+  SEALIFT_TRY(const auto known, guests_with_journal(*world_.disk, directory_));
+  const Journal* none = nullptr;
+  if (std::find(known.begin(), known.end(), guest) == known.end()) return none;
+  SEALIFT_TRY(const Journal* journal, use(guest));
+  return journal;
+}
+
 Result<std::optional<JournalEntry>> RightKeeper::last(const std::string& guest) {
   const std::lock_guard lock(mutex_);
-  // A question makes no journal.
-  SEALIFT_TRY(const std::vector<std::string> known, guests_with_journal(*world_.disk, directory_));
-  if (std::find(known.begin(), known.end(), guest) == known.end()) return std::nullopt;
-  SEALIFT_TRY(const Journal* journal, use(guest));
-  const auto& entries = journal->standings().entries();
-  return entries.empty() ? std::nullopt : std::optional(entries.back());
+  SEALIFT_TRY(const Journal* journal, look_at(guest));
+  if (journal == nullptr || journal->standings().entries().empty()) return std::nullopt;
+  if (const JournalEntry* open = journal->standings().open(); open != nullptr) return *open;
+  return journal->standings().entries().back();
+}
+
+Result<std::optional<JournalEntry>> RightKeeper::find(const std::string& guest,
+                                                      const MigrationId& migration) {
+  const std::lock_guard lock(mutex_);
+  SEALIFT_TRY(const Journal* journal, look_at(guest));
+  const JournalEntry* entry = journal == nullptr ? nullptr : journal->standings().find(migration);
+  return entry == nullptr ? std::nullopt : std::optional(*entry);
 }
 
 Result<std::optional<std::string>> RightKeeper::guest_of(const MigrationId& migration) {
@@ -139,10 +154,8 @@ Result<RightKeeper::Known> RightKeeper::known(const std::string& guest,
                                               const MigrationId& migration) {
   const std::lock_guard lock(mutex_);
   Known known;
-  // A question makes no journal.
-  SEALIFT_TRY(const std::vector<std::string> guests, guests_with_journal(*world_.disk, directory_));
-  if (std::find(guests.begin(), guests.end(), guest) == guests.end()) return known;
-  SEALIFT_TRY(const Journal* journal, use(guest));
+  SEALIFT_TRY(const Journal* journal, look_at(guest));
+  if (journal == nullptr) return known;
   for (const JournalEntry& entry : journal->standings().entries()) {
     if (known.entry && moves_right(entry.last) && side_of(entry.last) == JournalSide::kSource) {
       known.went_on = true;
@@ -188,8 +201,15 @@ Result<void> RightKeeper::append(JournalKind kind, RightToRun right, std::string
   const std::string guest = record.right.guest;
   SEALIFT_FAULT_POINT("journal", name_of(kind), "before");
   auto appended = journal->append(record);
+  if (!appended && journal->failed()) {
+    journals_.erase(guest);
+    // It may be on the disk all the same, and then it counts: opening has made it durable.
+    if (auto anew = use(guest); anew) {
+      const JournalEntry* entry = (*anew)->standings().find(record.right.migration);
+      if (entry != nullptr && entry->last == kind) appended = {};
+    }
+  }
   SEALIFT_FAULT_POINT("journal", name_of(kind), "after");
-  if (!appended && journal->failed()) journals_.erase(guest);
   if (!appended) return appended;
   if (is_settled(kind)) keys_.erase(record.right.migration);
   for (auto it = followers_.rbegin(); it != followers_.rend(); ++it) {

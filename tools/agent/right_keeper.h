@@ -66,10 +66,12 @@ class RightKeeper final : public RightNotes {
   Result<Claim> next_claim(const std::string& guest);
   // What a guest that is launched here must have at least.
   Result<std::uint64_t> generation_min(const std::string& guest);
-  // The guest's last migration here; empty: none that is known.
+  // The guest's migration that is open here, or else its last; empty: none that is known.
   Result<std::optional<JournalEntry>> last(const std::string& guest);
   // The guest that the migration is about; empty: no journal here knows it.
   Result<std::optional<std::string>> guest_of(const MigrationId& migration);
+  // A certain one, whatever came after it.
+  Result<std::optional<JournalEntry>> find(const std::string& guest, const MigrationId& migration);
   // What a restarted source has to ask about: migrations that are unsettled, and copies that it
   // ceded last. Before that, Discarded is written for copies that were never taken: those are gone
   // with the process that held them.
@@ -92,6 +94,7 @@ class RightKeeper final : public RightNotes {
 
  private:
   Result<Journal*> use(const std::string& guest);
+  Result<const Journal*> look_at(const std::string& guest);  // null: there is none
   Result<void> append(JournalKind kind, RightToRun right, std::string reason);
 
   std::string const directory_;

@@ -88,13 +88,6 @@ bool from_hex(const std::string& text, std::array<std::byte, kBytes>& bytes) {
   return true;
 }
 
-Result<MigrationId> id_of(const json& last) {
-  const std::string text = last.value("migration", "");
-  MigrationId id{};
-  if (from_hex(text, id)) return id;
-  return fail(ErrorClass::kMalformed, "an agent's answer names the migration '{}'", text);
-}
-
 // Not there: not known.
 Result<void> read_digest(const json& last, const char* key, Digest32& digest) {
   const std::string text = last.value(key, "");
@@ -107,6 +100,7 @@ Result<std::optional<SideAnswer>> answer_of(const Side& side) {
   if (!side.client) return std::optional<SideAnswer>();
   SideAnswer answer;
   answer.has_copy = side.said.value("has_copy", false);
+  answer.is_busy = side.said.value("busy", false);
   const json last = side.last();
   if (last.empty()) return std::optional(answer);
   const std::string record = last.value("record", "");
@@ -116,7 +110,12 @@ Result<std::optional<SideAnswer>> answer_of(const Side& side) {
   }
   JournalEntry entry;
   entry.last = *kind;
-  SEALIFT_TRY(entry.right.migration, id_of(last));
+  const std::string migration = last.value("migration", "");
+  const auto id = migration_id_of(migration);
+  if (!id) {
+    return fail(ErrorClass::kMalformed, "an agent's answer names the migration '{}'", migration);
+  }
+  entry.right.migration = *id;
   entry.right.generation = last.value("generation", std::uint64_t{0});
   entry.right.guest = last.value("guest", "");
   entry.right.source = last.value("source", "");
@@ -124,6 +123,7 @@ Result<std::optional<SideAnswer>> answer_of(const Side& side) {
   SEALIFT_CHECK(read_digest(last, "page_map_sha256", entry.right.page_map_sha256));
   SEALIFT_CHECK(read_digest(last, "memory_sha256", entry.right.memory_sha256));
   answer.last = std::move(entry);
+  answer.is_latest = last.value("latest", true);
   return std::optional(answer);
 }
 
@@ -133,10 +133,23 @@ struct Case {
   Recovery recovery;
 };
 
+// Asks again about the migration in question where another was spoken of.
+Result<std::optional<SideAnswer>> answer_about(Side& side, const std::optional<SideAnswer>& said,
+                                               const RightToRun& right) {
+  if (!said || (said->last && said->last->right.migration == right.migration)) return said;
+  SEALIFT_TRY(side.said,
+              side.client->get(fmt::format("/v1/right?guest={}&migration={}", in_query(right.guest),
+                                           hex_text(right.migration))));
+  return answer_of(side);
+}
+
 Result<Case> open_case(Side first, Side second) {
-  SEALIFT_TRY(const auto first_answer, answer_of(first));
-  SEALIFT_TRY(const auto second_answer, answer_of(second));
+  SEALIFT_TRY(auto first_answer, answer_of(first));
+  SEALIFT_TRY(auto second_answer, answer_of(second));
   Case found;
+  SEALIFT_TRY(found.recovery, recovery_of(first_answer, second_answer));
+  SEALIFT_TRY(first_answer, answer_about(first, first_answer, found.recovery.right));
+  SEALIFT_TRY(second_answer, answer_about(second, second_answer, found.recovery.right));
   SEALIFT_TRY(found.recovery, recovery_of(first_answer, second_answer));
   const bool in_order = found.recovery.first_is_source;
   found.source = std::move(in_order ? first : second);
