@@ -35,7 +35,9 @@ std::optional<Settle> human_wish(World& world, const Recovery& found, int source
 void Operator::ask(World& world, int host, std::optional<SideAnswer>& answer) {
   ++stage;
   answer.reset();
-  if (!world.reachable(host) || world.chooser().strikes()) {
+  Chooser& chooser = world.chooser();
+  const bool unheard = !chooser.enumerates() && !chooser.healed() && chooser.pick(8) == 0;
+  if (!world.reachable(host) || unheard) {
     world.say(kNobody, "operator: {} cannot be asked", world.host(host).name);
     return;
   }
@@ -70,11 +72,6 @@ void Operator::decide(World& world) {
   stage = kTells;
   const int source = recovery->first_is_source ? first : 1 - first;
   Verdict verdict = recovery->settlement.verdict;
-  if (world.planted(Plant::kUnknownNeverRan) &&
-      recovery->source_standing == SourceStanding::kInDoubt &&
-      recovery->destination_standing == DestinationStanding::kNone) {
-    verdict = Verdict::kRunSource;
-  }
   if (world.planted(Plant::kHumanGuesses) && verdict == Verdict::kNeedsHuman) {
     if (!recovery->destination && recovery->source->has_copy) verdict = Verdict::kRunSource;
     if (!recovery->source && recovery->destination->has_copy) verdict = Verdict::kRunDestination;
@@ -89,8 +86,6 @@ void Operator::decide(World& world) {
   world.say(kNobody, "operator: {} and {}: {}", name_of(recovery->source_standing),
             name_of(recovery->destination_standing), wish ? name_of(*wish) : "needs a human");
   if (wish) plan = tellings(*recovery, *wish);
-  if (world.planted(Plant::kTakerIsToldFirst) && !plan.empty())
-    std::swap(plan.front(), plan.back());
   if (plan.empty()) done = true;
 }
 

@@ -18,7 +18,6 @@ enum class Plant : std::uint8_t {
   kTakeByWaiting,
   kRunBeforeTaken,
   kHandoverBeforeCommitting,
-  kKeptNotNoted,
   kReadyNotNoted,
   kTakenNotNoted,
   kSyncLies,
@@ -27,21 +26,17 @@ enum class Plant : std::uint8_t {
   kCancelAfterHandover,
   kReleaseBeforeRunning,
   kDropWhenLinkIsLost,
-  kStaleVerdict,
   kHumanGuesses,
-  kUnknownNeverRan,
-  kTakerIsToldFirst,
-  kSettleBeforeRecord,
-  kRestartedKeepsQuiet,
+  kRelaunch,
   kBusyIsNotSaid,
   kLastHarvestLeftOut,
   kConversionNotDirty,
   kPauseReturnsEarly,
-  kOldClassRead,
   kBatchLost,
-  kOldGeneration,
+  kGenerationTwice,
+  kStateNotLoaded,
 };
-inline constexpr std::size_t kPlants = 28;
+inline constexpr std::size_t kPlants = 23;
 
 struct PlantText {
   Plant plant;

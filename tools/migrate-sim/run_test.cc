@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <set>
 
+#include "tools/migrate-sim/explore.h"
+
 namespace sealift::sim {
 namespace {
 
@@ -45,6 +47,53 @@ void expect_sound(Mode mode) {
 
 TEST(Simulation, LivenessHolds) { expect_sound(Mode::kLiveness); }
 TEST(Simulation, SafetyHolds) { expect_sound(Mode::kSafety); }
+
+// A planted bug that is no longer found is a simulator that looks at nothing.
+TEST(Simulation, EveryPlantedBugIsFound) {
+  EXPECT_GT(plants().size(), 20u);
+  for (const PlantText& plant : plants()) {
+    if (plant.plant == Plant::kNone) continue;
+    // One takes a crash and an operator who is late, at the same time.
+    const std::uint64_t within = plant.plant == Plant::kBusyIsNotSaid ? 8'000 : 2'000;
+    std::uint64_t found_at = 0;
+    std::string how;
+    for (std::uint64_t seed = 1; seed <= within && found_at == 0; ++seed) {
+      for (const Mode mode : {Mode::kLiveness, Mode::kSafety}) {
+        RunOptions options;
+        options.seed = seed;
+        options.mode = mode;
+        options.plant = plant.plant;
+        const RunResult result = run_seed(options);
+        if (result.violation.empty()) continue;
+        found_at = seed;
+        how = result.violation;
+        break;
+      }
+    }
+    EXPECT_NE(found_at, 0u) << plant.name << " is not found";
+    fmt::print("{:<28} seed {:>4}: {}\n", plant.name, found_at, how);
+  }
+}
+
+void expect_none_in_model(Platform platform) {
+  ExploreOptions options;
+  options.platform = platform;
+  const ExploreResult result = explore(options);
+  EXPECT_EQ(result.violations, 0u) << result.first_violation;
+  EXPECT_TRUE(result.complete);
+  fmt::print("{} runs, {} states\n", result.runs, result.states);
+  EXPECT_GT(result.states, 100'000u);
+}
+TEST(Exhaustive, None) { expect_none_in_model(Platform::kNone); }
+TEST(Exhaustive, Sev) { expect_none_in_model(Platform::kSev); }
+TEST(Exhaustive, Tdx) { expect_none_in_model(Platform::kTdx); }
+
+TEST(Exhaustive, FindsAPlantedBug) {
+  ExploreOptions options;
+  options.plant = Plant::kResumeOnLostReply;
+  options.runs_max = 100'000;
+  EXPECT_GT(explore(options).violations, 0u);
+}
 
 TEST(Simulation, TheSameSeedGivesTheSameTrace) {
   RunOptions options;

@@ -23,7 +23,7 @@ SimAgent::SimAgent(World& world, int host) : world_(world), host_(host) {
 }
 
 Result<void> SimAgent::read_journals() {
-  if (!keeper_ || world_.planted(Plant::kRestartedKeepsQuiet)) return {};
+  if (!keeper_) return {};
   SEALIFT_TRY(const auto unsettled, keeper_->settle_after_restart());
   if (unsettled.empty()) return {};
   state_ = AgentState::kUnsettled;
@@ -63,13 +63,10 @@ Result<void> SimAgent::firmware(const char* call) {
 
 Result<void> SimAgent::note(RightStep step, const RightFacts& facts) {
   SEALIFT_ASSERT(keeper_ != nullptr);
-  const bool left_out = (world_.planted(Plant::kKeptNotNoted) && step == RightStep::kKept) ||
-                        (world_.planted(Plant::kReadyNotNoted) && step == RightStep::kReady) ||
+  const bool left_out = (world_.planted(Plant::kReadyNotNoted) && step == RightStep::kReady) ||
                         (world_.planted(Plant::kTakenNotNoted) && step == RightStep::kTaken);
   if (left_out) return {};
-  RightFacts noted_facts = facts;
-  if (world_.planted(Plant::kOldGeneration)) noted_facts.claim.generation = 0;
-  auto noted = keeper_->note(step, noted_facts);
+  auto noted = keeper_->note(step, facts);
   world_.say(host_, "{} {}", name_of(step), noted ? "is durable" : "cannot be written");
   world_.chooser().milestone();
   if (!noted && world_.planted(Plant::kNoteFailureIgnored)) return {};
@@ -87,7 +84,7 @@ Result<void> SimAgent::start_migration(Link& link) {
   config.seal_is_commitment = world_.config().platform == Platform::kTdx;
   if (keeper_) {
     SEALIFT_TRY(config.claim, keeper_->next_claim(kGuestName));
-    if (world_.planted(Plant::kOldGeneration)) config.claim->generation = 0;
+    if (world_.planted(Plant::kGenerationTwice)) ++config.claim->generation;
   }
   source_ = std::make_unique<SourceDriver>(std::move(config), link, world_.config().pages);
   state_ = AgentState::kMigrating;
@@ -140,16 +137,13 @@ Result<void> SimAgent::settle_right(const MigrationId& migration, Settle wish,
   }
   const std::optional<CopyHere> copy = copy_in(state_);
   if (!copy) return fail(ErrorClass::kRefused, "it is {}", name_of(state_));
-  if (world_.planted(Plant::kStaleVerdict)) said.reset();
   SEALIFT_TRY(const SettleStep step, settle_step(*now.last, *copy, wish, said));
-  const bool acts_first = world_.planted(Plant::kSettleBeforeRecord);
-  if (acts_first) SEALIFT_CHECK(perform(step.act));
   if (step.record) {
     SEALIFT_CHECK(keeper_->note_settled(now.last->right, *step.record, "settled"));
     world_.say(host_, "settles: {}", name_of(*step.record));
     world_.chooser().milestone();
   }
-  if (!acts_first) SEALIFT_CHECK(perform(step.act));
+  SEALIFT_CHECK(perform(step.act));
   if (step.act == Act::kStart) world_.moved(now.last->right.generation);
   ++world_.counts().settled_by_recover;
   return {};

@@ -147,7 +147,11 @@ Result<void> SimAgent::check_and_load(destination::CheckAndLoad& action) {
     return fail(ErrorClass::kMalformed, "the page map differs");
   }
   SEALIFT_CHECK(firmware("load state"));
-  for (const StateBlob& blob : action.state) SEALIFT_CHECK(arriving_->load_state(blob.bytes));
+  for (const StateBlob& blob : action.state) {
+    if (!world_.planted(Plant::kStateNotLoaded)) {
+      SEALIFT_CHECK(arriving_->load_state(blob.bytes));
+    }
+  }
   SEALIFT_CHECK(firmware("import seal"));
   return arriving_->seal_import(action.finish.token);
 }

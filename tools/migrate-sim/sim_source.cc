@@ -229,7 +229,7 @@ void SimAgent::send_batch(SourceDriver& driver, RoundTask& round) {
   for (; round.next < round.pages.size() && taken < kBatchPages; ++round.next) {
     const Gfn gfn = round.pages[round.next];
     if (driver.announced_map.class_of(gfn) != cls) break;
-    if (copy_->map().class_of(gfn) != cls && !world_.planted(Plant::kOldClassRead)) {
+    if (copy_->map().class_of(gfn) != cls) {
       copy_->dirty().put_back(gfn);  // it was converted meanwhile
       continue;
     }

@@ -298,6 +298,7 @@ void World::restart(int host) {
   SEALIFT_ASSERT(!starting.process);
   starting.process = std::make_unique<SimAgent>(*this, host);
   say(host, "is started");
+  if (planted(Plant::kRelaunch)) return starting.process->launch();
   auto read = starting.process->read_journals();
   if (read) return;
   say(host, "cannot start: {}", read.error().detail);

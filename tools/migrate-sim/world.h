@@ -138,6 +138,7 @@ class World {
   std::vector<Move> moves();
   void add_link_moves(std::vector<Move>& moves);
   void perform(const Move& move);
+  void remember(const Move& move);
   void strike_world();
   void wait();
   void guest_step(int host);

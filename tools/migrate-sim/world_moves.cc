@@ -155,6 +155,28 @@ void World::perform(const Move& move) {
   }
 }
 
+// A step that says nothing is a step all the same: two states are equal only after equal ones.
+void World::remember(const Move& move) {
+  using Kind = Move::Kind;
+  const auto mix = [&](std::uint64_t& hash) {
+    hash = (hash ^ (static_cast<std::uint64_t>(move.kind) + 1)) * 0x9e3779b97f4a7c15ULL;
+  };
+  switch (move.kind) {
+    case Kind::kOperator:
+      return mix(operator_history_);
+    case Kind::kDeliver:
+    case Kind::kLinkEnds: {
+      const Link& link = *links_[index(move.who)];
+      return mix(hosts_[index(link.host[static_cast<std::size_t>(move.side)])].history);
+    }
+    case Kind::kNetworkHeals:
+    case Kind::kWait:
+      return;
+    default:
+      return mix(hosts_[index(move.who)].history);
+  }
+}
+
 bool World::step() {
   ++counts_.steps;
   if (!chooser_.enumerates()) now_ns_ += kStep_ns;
@@ -166,6 +188,7 @@ bool World::step() {
   const std::vector<Move> possible = moves();
   if (possible.empty()) return false;
   const Move move = possible[chooser_.pick(static_cast<std::uint32_t>(possible.size()))];
+  remember(move);
   try {
     perform(move);
   } catch (const test::Crashed&) {
