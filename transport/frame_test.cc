@@ -42,6 +42,9 @@ class MemoryStream final : public Stream {
   Result<void> end_writes() override { return {}; }
   void shutdown() override {}
   [[nodiscard]] std::string peer() const override { return "memory"; }
+  [[nodiscard]] std::optional<SharedSecret> shared_secret(const std::string&) override {
+    return std::nullopt;
+  }
 
   Bytes input, output;
   std::size_t largest_read = 0;

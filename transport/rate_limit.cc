@@ -155,6 +155,9 @@ class LimitedStream final : public Stream {
     stream_->shutdown();
   }
   [[nodiscard]] std::string peer() const override { return stream_->peer(); }
+  [[nodiscard]] std::optional<SharedSecret> shared_secret(const std::string& label) override {
+    return stream_->shared_secret(label);
+  }
 
  private:
   // The next `bytes` of the parts; moves both cursors behind them.

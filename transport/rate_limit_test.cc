@@ -165,12 +165,27 @@ class CountingStream final : public Stream {
   Result<void> end_writes() override { return {}; }
   void shutdown() override { down_ = true; }
   std::string peer() const override { return "test"; }
+  std::optional<SharedSecret> shared_secret(const std::string& label) override {
+    SharedSecret secret{};
+    secret[0] = static_cast<std::byte>(label.size());
+    return secret;
+  }
 
  private:
   std::atomic<std::uint64_t>& bytes_;
   Bytes* copy_;
   std::atomic<bool> down_{false};
 };
+
+// The records of a session are authenticated with it.
+TEST(LimitedStream, PassesTheSecretOfTheConnectionOn) {
+  std::atomic<std::uint64_t> bytes{0};
+  auto limit = std::make_shared<RateLimit>(50'000'000);
+  auto stream = make_limited_stream(std::make_unique<CountingStream>(bytes), limit);
+  const auto secret = stream->shared_secret("label");
+  ASSERT_TRUE(secret);
+  EXPECT_EQ((*secret)[0], std::byte{5});
+}
 
 TEST(LimitedStream, WritesTheSameBytesInTheSameOrder) {
   std::atomic<std::uint64_t> bytes{0};

@@ -69,6 +69,9 @@ class SocketStream final : public Stream {
   }
 
   [[nodiscard]] std::string peer() const override { return link_.peer; }
+  [[nodiscard]] std::optional<SharedSecret> shared_secret(const std::string&) override {
+    return std::nullopt;
+  }
 
  private:
   // One sendmsg() that moved at least one byte, or none because nothing was left to move.

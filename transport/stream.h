@@ -48,10 +48,8 @@ class Stream {
   [[nodiscard]] virtual std::string peer() const = 0;
   // What only the two ends of this connection know, one for each `label`: TLS's exporter (RFC 8446,
   // 7.5). Empty where the connection has no keys.
-  [[nodiscard]] virtual std::optional<SharedSecret> shared_secret(const std::string& label) {
-    static_cast<void>(label);
-    return std::nullopt;
-  }
+  // A stream around another one passes it on.
+  [[nodiscard]] virtual std::optional<SharedSecret> shared_secret(const std::string& label) = 0;
 
   Result<void> read_exact(MutableBytes out);
   Result<void> write_all(ByteView bytes) { return write_parts({&bytes, 1}); }
