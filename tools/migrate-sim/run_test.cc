@@ -91,7 +91,7 @@ TEST(Exhaustive, Tdx) { expect_none_in_model(Platform::kTdx); }
 TEST(Exhaustive, FindsAPlantedBug) {
   ExploreOptions options;
   options.plant = Plant::kResumeOnLostReply;
-  options.runs_max = 100'000;
+  options.runs_max = 5'000;
   EXPECT_GT(explore(options).violations, 0u);
 }
 
