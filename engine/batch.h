@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "engine/types.h"
@@ -20,6 +21,21 @@ struct SharedBatch {
   Bytes body;                           // kPageBytes for each kRaw page, in order
   friend bool operator==(const SharedBatch&, const SharedBatch&) = default;
 };
+
+// Shared pages on a stream of their own, sent from the guest's memory and received into it.
+struct LivePages {
+  std::uint32_t epoch = 0;
+  std::uint8_t stream = 0;
+  std::vector<GfnRange> zero;  // all zero: nothing in the payload
+  std::vector<GfnRange> raw;   // the payload, in this order
+  Bytes body;                  // empty where the pages never lie in one piece: on the streams
+  friend bool operator==(const LivePages&, const LivePages&) = default;
+};
+constexpr std::uint64_t pages_in(std::span<const GfnRange> ranges) {
+  std::uint64_t pages = 0;
+  for (GfnRange range : ranges) pages += range.pages;
+  return pages;
+}
 
 // What the importer is to do with an entry. Wire values: append only.
 enum class PrivateOp : std::uint8_t {

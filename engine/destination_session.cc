@@ -64,7 +64,7 @@ DestinationSession::DestinationSession(Hello local, MemoryLayout layout, Bytes c
     : local_(std::move(local)),
       layout_(std::move(layout)),
       card_(std::move(card)),
-      seen_(layout_.span_pages()) {
+      admission_(layout_) {
   SEALIFT_ASSERT(layout_.pages() > 0);
   SEALIFT_ASSERT(card_.empty() == ((local_.features & kFeaturePlatformCard) == 0));
 }
@@ -100,6 +100,12 @@ void DestinationSession::receive(Claim& claim, Actions& actions) {
   claim_ = claim;
 }
 
+void DestinationSession::receive(StreamJoin& join, Actions& actions) {
+  const bool due = (agreed_.features & kFeatureStreams) != 0 && !join_ && join.stream == 0;
+  if (phase_ != Phase::kStart || !due) return unexpected(join, actions);
+  join_ = join;
+}
+
 void DestinationSession::receive(SessionStart& start, Actions& actions) {
   const bool claim_is_missing = (agreed_.features & kFeatureJournal) != 0 && !claim_;
   if (phase_ != Phase::kStart || claim_is_missing) return unexpected(start, actions);
@@ -109,8 +115,15 @@ void DestinationSession::receive(SessionStart& start, Actions& actions) {
                                      start.streams, agreed_.streams)},
                    true, actions);
   }
+  if ((start.streams > 1) != join_.has_value()) {
+    return give_up(Error{ErrorClass::kMalformed,
+                         fmt::format("SessionStart asks for {} streams and {} StreamJoin came",
+                                     start.streams, join_ ? "a" : "no")},
+                   true, actions);
+  }
   start_ = std::move(start);
-  streams_.assign(start_.streams, StreamState{});
+  admission_.begin(start_.streams, agreed_.batch_pages_max);
+  if (join_) actions.push_back(destination::AwaitStreams{*join_, start_.streams});
   phase_ = Phase::kIdentity;
   actions.push_back(destination::GetIdentity{});
 }
@@ -135,39 +148,30 @@ void DestinationSession::on(destination::PlatformBegun&, Actions& actions) {
   actions.push_back(destination::Send{SessionReady{}});
 }
 
+// All streams may be used from now on. What the Conversions of an epoch say is known before.
+void DestinationSession::open_epoch(Actions& actions) {
+  epoch_begun_ = true;
+  admission_.open(epoch_);
+  actions.push_back(destination::OpenEpoch{epoch_});
+}
+
 Result<void> DestinationSession::admit(std::uint32_t epoch, std::uint8_t stream,
-                                       const std::vector<Gfn>& gfns, std::size_t entries) {
+                                       const std::vector<Gfn>& gfns, std::size_t entries,
+                                       PageClass cls) {
   if (phase_ != Phase::kEpochs) {
     return fail(ErrorClass::kMalformed, "pages came while {}", name_of(phase_));
   }
   if (!state_.empty()) {
     return fail(ErrorClass::kMalformed, "pages of epoch {} came after guest state", epoch);
   }
-  if (epoch != epoch_) {
-    return fail(ErrorClass::kMalformed, "pages of epoch {} came in epoch {}", epoch, epoch_);
+  if (stream != 0) {
+    return fail(ErrorClass::kMalformed, "pages of stream {} came on stream 0", stream);
   }
-  if (stream >= streams_.size() || streams_[stream].ended) {
-    return fail(ErrorClass::kMalformed, "pages of epoch {} came on stream {}, which {}", epoch,
-                stream, stream >= streams_.size() ? "does not exist" : "has ended the epoch");
+  if (start_.streams == 1 && !epoch_begun_) {
+    epoch_begun_ = true;
+    admission_.open(epoch_);
   }
-  if (entries == 0 || entries > agreed_.batch_pages_max) {
-    return fail(ErrorClass::kMalformed, "a batch of {} pages is outside 1 to {}", entries,
-                agreed_.batch_pages_max);
-  }
-  for (Gfn gfn : gfns) {
-    if (!layout_.contains(gfn)) {
-      return fail(ErrorClass::kMalformed, "page gfn {:#x} is not in the guest's memory",
-                  value(gfn));
-    }
-    std::uint64_t& word = seen_.words()[value(gfn) / 64];
-    const std::uint64_t bit = 1ULL << (value(gfn) % 64);
-    if ((word & bit) != 0) {
-      return fail(ErrorClass::kMalformed, "page gfn {:#x} came twice in epoch {}", value(gfn),
-                  epoch);
-    }
-    word |= bit;
-  }
-  return {};
+  return admission_.admit(stream, epoch, gfns, entries, cls);
 }
 
 void DestinationSession::receive(SharedBatch& batch, Actions& actions) {
@@ -177,11 +181,10 @@ void DestinationSession::receive(SharedBatch& batch, Actions& actions) {
                                                   batch.gfns.size(), batch.encodings.size())},
         true, actions);
   }
-  if (auto ok = admit(batch.epoch, batch.stream, batch.gfns, batch.gfns.size()); !ok) {
+  if (auto ok = admit(batch.epoch, batch.stream, batch.gfns, batch.gfns.size(), PageClass::kShared);
+      !ok) {
     return give_up(std::move(ok.error()), true, actions);
   }
-  streams_[batch.stream].used = true;
-  streams_[batch.stream].shared_pages += batch.gfns.size();
   actions.push_back(destination::ApplyShared{std::move(batch)});
 }
 
@@ -201,7 +204,8 @@ void DestinationSession::receive(PrivateBatch& batch, Actions& actions) {
   for (std::size_t i = 0; i < batch.gfns.size(); ++i) {
     if (is_page(batch.ops[i])) pages.push_back(batch.gfns[i]);
   }
-  if (auto ok = admit(batch.epoch, batch.stream, pages, batch.gfns.size()); !ok) {
+  if (auto ok = admit(batch.epoch, batch.stream, pages, batch.gfns.size(), PageClass::kPrivate);
+      !ok) {
     return give_up(std::move(ok.error()), true, actions);
   }
   // The other entries name no page that could be counted once; their number is bounded instead.
@@ -212,8 +216,6 @@ void DestinationSession::receive(PrivateBatch& batch, Actions& actions) {
                                      extra_entries_, layout_.pages())},
                    true, actions);
   }
-  streams_[batch.stream].used = true;
-  streams_[batch.stream].private_pages += pages.size();
   actions.push_back(destination::ApplyPrivate{std::move(batch)});
 }
 
@@ -221,7 +223,7 @@ void DestinationSession::receive(PrivateBatch& batch, Actions& actions) {
 // conversions first, and the whole map (epoch 0) before the first page.
 void DestinationSession::receive(Conversions& conversions, Actions& actions) {
   const bool of_this_epoch = conversions.epoch == epoch_ || (conversions.epoch == 0 && epoch_ == 1);
-  if (phase_ != Phase::kEpochs || !of_this_epoch || !between_epochs() || !state_.empty()) {
+  if (phase_ != Phase::kEpochs || !of_this_epoch || epoch_begun_ || !state_.empty()) {
     return unexpected(conversions, actions);
   }
   for (const auto* ranges : {&conversions.to_shared, &conversions.to_private}) {
@@ -237,36 +239,44 @@ void DestinationSession::receive(Conversions& conversions, Actions& actions) {
   actions.push_back(destination::ApplyConversions{std::move(conversions)});
 }
 
-bool DestinationSession::between_epochs() const {
-  return std::all_of(streams_.begin(), streams_.end(),
-                     [](const StreamState& stream) { return !stream.ended && !stream.used; });
+void DestinationSession::receive(EpochBegin& begin, Actions& actions) {
+  if (phase_ != Phase::kEpochs || start_.streams == 1 || begin.epoch != epoch_ || epoch_begun_ ||
+      !state_.empty()) {
+    return unexpected(begin, actions);
+  }
+  open_epoch(actions);
 }
 
 void DestinationSession::receive(EpochEnd& marker, Actions& actions) {
-  if (phase_ != Phase::kEpochs || !state_.empty() || marker.epoch != epoch_ ||
-      marker.stream >= streams_.size() || streams_[marker.stream].ended) {
+  const bool in_turn = phase_ == Phase::kEpochs && state_.empty() && marker.epoch == epoch_ &&
+                       marker.stream == 0 && (epoch_begun_ || start_.streams == 1);
+  if (!in_turn) {
     return give_up(Error{ErrorClass::kMalformed,
                          fmt::format("EpochEnd of epoch {} on stream {} came in epoch {} while {}",
                                      marker.epoch, marker.stream, epoch_, name_of(phase_))},
                    true, actions);
   }
-  StreamState& stream = streams_[marker.stream];
-  if (marker.shared_pages != stream.shared_pages || marker.private_pages != stream.private_pages) {
-    return give_up(
-        Error{ErrorClass::kMalformed,
-              fmt::format(
-                  "epoch {} on stream {} announces {} shared and {} private pages, {} and {} came",
-                  marker.epoch, marker.stream, marker.shared_pages, marker.private_pages,
-                  stream.shared_pages, stream.private_pages)},
-        true, actions);
+  if (!epoch_begun_) {  // an epoch without a page
+    epoch_begun_ = true;
+    admission_.open(epoch_);
   }
-  stream.ended = true;
-  if (marker.stream == 0) epoch_token_ = std::move(marker.token);
-  shared_total_ += stream.shared_pages;
-  private_total_ += stream.private_pages;
-  for (const StreamState& other : streams_) {
-    if (!other.ended) return;
+  if (auto ended = admission_.end(marker); !ended) {
+    return give_up(std::move(ended.error()), true, actions);
   }
+  epoch_token_ = std::move(marker.token);
+  stream_0_ended_ = true;
+  stream_ended(marker, actions);
+}
+
+void DestinationSession::on(destination::StreamEnded& event, Actions& actions) {
+  if (phase_ == Phase::kEpochs) stream_ended(event.marker, actions);
+}
+
+void DestinationSession::stream_ended(EpochEnd& marker, Actions& actions) {
+  SEALIFT_ASSERT(marker.epoch == epoch_ && streams_ended_ < start_.streams);
+  shared_total_ += marker.shared_pages;
+  private_total_ += marker.private_pages;
+  if (++streams_ended_ < start_.streams) return;
   actions.push_back(destination::EndEpoch{epoch_, std::move(epoch_token_)});
   epoch_token_.clear();
 }
@@ -275,13 +285,14 @@ void DestinationSession::on(destination::EpochEnded&, Actions& actions) {
   if (phase_ != Phase::kEpochs) return;
   actions.push_back(destination::Send{EpochAck{epoch_}});
   ++epoch_;
-  streams_.assign(streams_.size(), StreamState{});
-  std::fill(seen_.words().begin(), seen_.words().end(), 0);
+  epoch_begun_ = false;
+  streams_ended_ = 0;
+  stream_0_ended_ = false;
+  if (finish_) check_finish(*finish_, actions);
 }
 
 void DestinationSession::receive(StateBlob& blob, Actions& actions) {
-  if (phase_ != Phase::kEpochs || !between_epochs())
-    return unexpected(Record(std::move(blob)), actions);
+  if (!is_over_on_stream_0()) return unexpected(Record(std::move(blob)), actions);
   if (state_.size() >= limits::kStateBlobsMax) {
     return give_up(Error{ErrorClass::kMalformed,
                          fmt::format("more than {} items of guest state", limits::kStateBlobsMax)},
@@ -297,8 +308,16 @@ void DestinationSession::receive(StateBlob& blob, Actions& actions) {
 }
 
 void DestinationSession::receive(Finish& finish, Actions& actions) {
-  if (phase_ != Phase::kEpochs || !between_epochs())
-    return unexpected(Record(std::move(finish)), actions);
+  if (!is_over_on_stream_0()) return unexpected(Record(std::move(finish)), actions);
+  if (!epoch_begun_) return check_finish(finish, actions);
+  finish_ = std::move(finish);
+}
+
+bool DestinationSession::is_over_on_stream_0() const {
+  return phase_ == Phase::kEpochs && (!epoch_begun_ || stream_0_ended_) && !finish_;
+}
+
+void DestinationSession::check_finish(Finish& finish, Actions& actions) {
   if (finish.epochs + 1 != epoch_ || finish.shared_pages != shared_total_ ||
       finish.private_pages != private_total_ || finish.state_items != state_.size()) {
     return give_up(Error{ErrorClass::kMalformed,

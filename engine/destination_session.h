@@ -17,9 +17,9 @@
 #include <variant>
 #include <vector>
 
-#include "engine/dirty_set.h"
 #include "engine/memory_layout.h"
 #include "engine/negotiation.h"
+#include "engine/page_admission.h"
 #include "engine/records.h"
 #include "engine/right_notes.h"
 
@@ -39,7 +39,14 @@ namespace destination {
 
 struct Received {
   Record record;
+};  // on stream 0
+// A stream other than 0 brought this, which admission() has checked, and all before it is applied.
+struct StreamEnded {
+  EpochEnd marker;
 };
+struct StreamFailed {
+  Error error;
+};  // of a stream other than 0: its link, what came on it, or this host
 struct NoteFailed {
   RightStep step = RightStep::kOffered;
   Error error;
@@ -70,8 +77,9 @@ struct Answered {
   Answer answer;
 };
 struct CancelRequested {};
-using Event = std::variant<Received, NoteFailed, Identity, PlatformBegun, Applied, EpochEnded,
-                           Loaded, Ran, Discarded, Failed, LinkLost, Answered, CancelRequested>;
+using Event = std::variant<Received, StreamEnded, StreamFailed, NoteFailed, Identity,
+                           PlatformBegun, Applied, EpochEnded, Loaded, Ran, Discarded, Failed,
+                           LinkLost, Answered, CancelRequested>;
 
 struct Send {
   Record record;
@@ -81,10 +89,19 @@ struct Note {
   RightStep step = RightStep::kOffered;
   std::string reason;
 };
+// Further connections of this session that are about to come, streams 1 to streams - 1.
+struct AwaitStreams {
+  StreamJoin join;  // each says the same secret
+  std::uint8_t streams = 1;
+};
 struct GetIdentity {};  // [Identity, Failed]
 struct BeginPlatform {
   Bytes start;
-};  // [PlatformBegun, Failed]
+};  // and all streams are there [PlatformBegun, Failed]
+// Pages of the epoch may be applied on every stream.
+struct OpenEpoch {
+  std::uint32_t epoch = 0;
+};
 struct ApplyShared {
   SharedBatch batch;
 };  // [Applied, Failed]
@@ -113,8 +130,9 @@ struct End {
   std::optional<Error> error;
 };
 using Action =
-    std::variant<Send, Note, GetIdentity, BeginPlatform, ApplyShared, ApplyPrivate,
-                 ApplyConversions, EndEpoch, CheckAndLoad, Run, Discard, AnswerInquiry, End>;
+    std::variant<Send, Note, AwaitStreams, GetIdentity, BeginPlatform, OpenEpoch, ApplyShared,
+                 ApplyPrivate, ApplyConversions, EndEpoch, CheckAndLoad, Run, Discard,
+                 AnswerInquiry, End>;
 
 enum class Phase : std::uint8_t {
   kHello,
@@ -146,6 +164,8 @@ class DestinationSession {
   std::uint32_t epoch() const { return epoch_; }
   const std::optional<Hello>& peer() const { return peer_; }
   const SessionStart& start() const { return start_; }
+  // For the threads of the other streams, while the session is stepped.
+  PageAdmission& admission() { return admission_; }
   // What the source's journal calls this attempt; empty when one of the two keeps none.
   const std::optional<Claim>& claim() const { return claim_; }
   const Digest& page_map_digest() const { return page_map_digest_; }  // zeros before Finish
@@ -154,14 +174,9 @@ class DestinationSession {
 
  private:
   using Actions = std::vector<destination::Action>;
-  struct StreamState {
-    std::uint64_t shared_pages = 0;
-    std::uint64_t private_pages = 0;
-    bool used = false;  // something of this epoch came on it
-    bool ended = false;
-  };
-
   void on(destination::Received&, Actions&);
+  void on(destination::StreamEnded&, Actions&);
+  void on(destination::StreamFailed&, Actions&);
   void on(destination::NoteFailed&, Actions&);
   void on(destination::Identity&, Actions&);
   void on(destination::PlatformBegun&, Actions&);
@@ -177,8 +192,10 @@ class DestinationSession {
 
   void receive(Hello&, Actions&);
   void receive(Claim&, Actions&);
+  void receive(StreamJoin&, Actions&);
   void receive(SessionStart&, Actions&);
   void receive(PlatformStart&, Actions&);
+  void receive(EpochBegin&, Actions&);
   void receive(SharedBatch&, Actions&);
   void receive(PrivateBatch&, Actions&);
   void receive(Conversions&, Actions&);
@@ -195,11 +212,14 @@ class DestinationSession {
   }
   void unexpected(const Record& record, Actions& actions);
 
-  // Common rules of both batch kinds: phase, epoch, stream, layout, at most once in the epoch.
+  // Common rules of both batch kinds on stream 0.
   // `gfns`: the entries that are guest pages; `entries`: all of the batch.
   Result<void> admit(std::uint32_t epoch, std::uint8_t stream, const std::vector<Gfn>& gfns,
-                     std::size_t entries);
-  bool between_epochs() const;
+                     std::size_t entries, PageClass cls);
+  void stream_ended(EpochEnd& marker, Actions& actions);
+  bool is_over_on_stream_0() const;  // the epoch, and no other has begun
+  void check_finish(Finish& finish, Actions& actions);
+  void open_epoch(Actions& actions);
   void give_up(Error error, bool tell_peer, Actions& actions);
   void note(RightStep step, Actions& actions);  // nothing without a journal on both sides
   void end(DestinationOutcome outcome, Actions& actions);
@@ -212,11 +232,15 @@ class DestinationSession {
   std::optional<Hello> peer_;
   SessionStart start_;
   std::optional<Claim> claim_;
-  bool offered_ = false;     // durably
-  std::uint32_t epoch_ = 1;  // the epoch whose pages are being applied
-  std::vector<StreamState> streams_;
-  Bytes epoch_token_;  // stream 0 carries it, and may end the epoch before the others
-  PageBitmap seen_;    // pages of this epoch
+  std::optional<StreamJoin> join_;
+  bool offered_ = false;      // durably
+  std::uint32_t epoch_ = 1;   // the epoch whose pages are being applied
+  bool epoch_begun_ = false;  // its Conversions are over: a page of it or EpochBegin came
+  std::uint32_t streams_ended_ = 0;
+  bool stream_0_ended_ = false;   // state and Finish may follow; others may still be on their way
+  std::optional<Finish> finish_;  // came, and waits for them
+  Bytes epoch_token_;             // stream 0 carries it, and may end the epoch before the others
+  PageAdmission admission_;
   std::uint64_t shared_total_ = 0;
   std::uint64_t private_total_ = 0;
   std::uint64_t extra_entries_ = 0;

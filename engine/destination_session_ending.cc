@@ -59,6 +59,11 @@ void DestinationSession::on(destination::Failed& event, Actions& actions) {
   give_up(std::move(event.error), true, actions);
 }
 
+// Once all pages have come the other streams have nothing more to say.
+void DestinationSession::on(destination::StreamFailed& event, Actions& actions) {
+  if (phase_ <= Phase::kEpochs) give_up(std::move(event.error), true, actions);
+}
+
 void DestinationSession::on(destination::LinkLost& event, Actions& actions) {
   // With journals on both sides the only complete copy may be this one.
   if (phase_ == Phase::kHandoverWait && claim_) {

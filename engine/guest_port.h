@@ -83,6 +83,21 @@ class GuestPort {
     return {};
   }
 
+  // Where the pages from range.first on lie in host memory, as many of the range as lie in one
+  // piece: to be read beside the vCPUs. Always empty for a guest that has only read_plain().
+  virtual MutableBytes plain_memory(GfnRange range) {
+    (void)range;
+    return {};
+  }
+  // Destination only: where pages from range.first on may be received without a copy, as many as
+  // lie in one piece; note_written() then says that they were. Empty: write_run() is the better way
+  // for these.
+  virtual MutableBytes landing(GfnRange range) {
+    (void)range;
+    return {};
+  }
+  virtual void note_written(GfnRange range) { dirty().mark(range); }
+
   // Destination only: the page's class changed by the peer's word; the platform's side of it
   // (memory attributes …). page_map() is already updated.
   virtual Result<void> apply_conversion(GfnRange range, PageClass cls) = 0;

@@ -17,7 +17,8 @@ inline constexpr std::uint32_t kBatchPagesMax = 512;  // TDX GPA list length (td
 inline constexpr std::uint64_t kExtraEntriesPerPageMax = 64;
 inline constexpr std::uint32_t kPageAuthBytesMax = 128;    // SEV 52, TDX 24, SNP 64
 inline constexpr std::uint32_t kBatchAuthBytesMax = 4096;  // TDX MBMD 48
-inline constexpr std::uint32_t kStreamsMax = 16;
+inline constexpr std::uint32_t kDataStreamsMax = 64;
+inline constexpr std::uint32_t kStreamsMax = 1 + kDataStreamsMax;  // stream 0 is the control's
 
 inline constexpr std::uint32_t kFrameMetaBytesMax = 256u << 10;
 inline constexpr std::uint32_t kFramePayloadBytesMax = 4u << 20;

@@ -114,6 +114,9 @@ struct RecordNames {
   const char* operator()(const Claim&) const { return "Claim"; }
   const char* operator()(const Inquiry&) const { return "Inquiry"; }
   const char* operator()(const Answer&) const { return "Answer"; }
+  const char* operator()(const StreamJoin&) const { return "StreamJoin"; }
+  const char* operator()(const EpochBegin&) const { return "EpochBegin"; }
+  const char* operator()(const LivePages&) const { return "LivePages"; }
 };
 }  // namespace
 

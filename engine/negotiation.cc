@@ -69,7 +69,8 @@ Result<Negotiated> negotiate(const Hello& local, const Hello& peer) {
   agreed.features = local.features & peer.features;
   agreed.batch_pages_max =
       std::min({local.batch_pages_max, peer.batch_pages_max, limits::kBatchPagesMax});
-  agreed.streams = std::min(local.streams_max, peer.streams_max);
+  agreed.streams =
+      std::min<std::uint8_t>({local.streams_max, peer.streams_max, limits::kStreamsMax});
   return agreed;
 }
 

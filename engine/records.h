@@ -57,6 +57,22 @@ struct Claim {
   friend bool operator==(const Claim&, const Claim&) = default;
 };
 
+// source → destination, with kFeatureStreams: on stream 0 before SessionStart the secret of the
+// session, and then the first frame of each further connection, with the same.
+using StreamSecret = std::array<std::byte, 16>;
+struct StreamJoin {
+  std::uint8_t stream = 0;
+  StreamSecret secret{};  // drawn at random for this session
+  friend bool operator==(const StreamJoin&, const StreamJoin&) = default;
+};
+
+// source → destination, in a session of several streams: the epoch's Conversions have come, and its
+// pages may be applied on every stream.
+struct EpochBegin {
+  std::uint32_t epoch = 0;
+  friend bool operator==(const EpochBegin&, const EpochBegin&) = default;
+};
+
 // source → destination: a migration begins. The page map follows as Conversions of epoch 0.
 struct SessionStart {
   std::string guest_name;
@@ -182,7 +198,8 @@ struct KeepAlive {
 using Record =
     std::variant<Hello, SessionStart, SessionAccept, PlatformStart, SessionReady, SharedBatch,
                  PrivateBatch, Conversions, EpochEnd, EpochAck, StateBlob, Finish, Ready, Handover,
-                 Running, Abort, KeepAlive, PlatformCard, Claim, Inquiry, Answer>;
+                 Running, Abort, KeepAlive, PlatformCard, Claim, Inquiry, Answer, StreamJoin,
+                 EpochBegin, LivePages>;
 const char* name_of(const Record& record);
 
 // Feature bits of Hello.
@@ -195,6 +212,9 @@ inline constexpr std::uint64_t kFeatureJournal = 1ULL << 2;
 inline constexpr std::uint64_t kFeatureInquiry = 1ULL << 3;
 // The sender runs its guests under leases of a lock manager. Both do, or none.
 inline constexpr std::uint64_t kFeatureLockManager = 1ULL << 8;
+
+// More streams than one: StreamJoin, EpochBegin, LivePages.
+inline constexpr std::uint64_t kFeatureStreams = 1ULL << 4;
 
 // Bounded byte stream of records in both directions; schemas/ and transport/ joined. Implemented in
 // tools/agent. Threads: send() from any thread, records stay whole; receive() from one thread. Both

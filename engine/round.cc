@@ -16,6 +16,21 @@ void for_each_page(std::uint64_t word, std::uint64_t pages, Visit visit) {
   }
 }
 
+// The pages of a word as runs, the first joined to the last one of `runs` where they touch.
+void append_runs(std::uint64_t word, std::uint64_t pages, std::vector<GfnRange>& runs) {
+  while (pages != 0) {
+    const auto first = static_cast<unsigned>(std::countr_zero(pages));
+    const auto length = static_cast<unsigned>(std::countr_one(pages >> first));
+    const Gfn gfn{word * 64 + first};
+    if (!runs.empty() && end_of(runs.back()) == gfn) {
+      runs.back().pages += length;
+    } else {
+      runs.push_back(GfnRange{gfn, length});
+    }
+    pages = first + length == 64 ? 0 : pages >> (first + length) << (first + length);
+  }
+}
+
 }  // namespace
 
 Round::Round(DirtySet& dirty, const PageMap& live, const Heat* heat, const RoundLimits& limits)
@@ -118,30 +133,54 @@ std::uint64_t Round::list_word(Bands& bands, const BandCounts& quota, std::uint6
   return listed;
 }
 
+std::optional<std::uint64_t> Round::claim_shared(const PageMap& announced, bool skip_redirtied,
+                                                 std::vector<GfnRange>& into) {
+  for (;;) {
+    const std::size_t claim = shared_at_.fetch_add(1, std::memory_order_relaxed);
+    if (claim >= shared_.size() * kClaimsPerBlock) return std::nullopt;
+    const DirtyBlock& block = shared_[claim / kClaimsPerBlock];
+    const std::size_t first = claim % kClaimsPerBlock * kClaimWords;
+    if ((block.filled >> first & ((1ULL << kClaimWords) - 1)) == 0) continue;
+    std::uint64_t claimed = 0;
+    for (std::size_t i = first; i < first + kClaimWords; ++i) {
+      const std::uint64_t word = block.first_word + i;
+      const std::uint64_t pages = may_leave(word, block.words[i], announced, skip_redirtied);
+      claimed += static_cast<std::uint64_t>(std::popcount(pages));
+      append_runs(word, pages, into);
+    }
+    return claimed;
+  }
+}
+
+// Those of `pages`, taken out of the set, that leave now. The others are dirty.
+std::uint64_t Round::may_leave(std::uint64_t word, std::uint64_t pages, const PageMap& announced,
+                               bool skip_redirtied) {
+  if (pages == 0) return 0;
+  std::uint64_t skipped = 0;
+  if (skip_redirtied) {
+    const std::uint64_t again = pages & dirty_.marked_bits(word);
+    skipped += static_cast<std::uint64_t>(std::popcount(again));
+    pages &= ~again;
+  }
+  const std::uint64_t shared = announced.shared_bits(word);
+  for_each_page(word, pages & ~shared, [&](Gfn gfn) {
+    dirty_.put_back(gfn);
+    ++skipped;
+  });
+  if (skipped > 0) skipped_shared_.fetch_add(skipped, std::memory_order_relaxed);
+  return pages & shared;
+}
+
 std::vector<Gfn> Round::next_shared(const PageMap& announced, std::uint32_t pages_max,
                                     bool skip_redirtied) {
   SEALIFT_ASSERT(pages_max > 0);
-  for (; shared_at_ < shared_.size() && carry_.size() < pages_max;) {
-    DirtyBlock& block = shared_[shared_at_];
-    if (block.filled == 0) {
-      ++shared_at_;
-      continue;
+  std::vector<GfnRange> ranges;
+  while (carry_.size() < pages_max) {
+    ranges.clear();
+    if (!claim_shared(announced, skip_redirtied, ranges)) break;
+    for (GfnRange range : ranges) {
+      for (std::uint64_t i = 0; i < range.pages; ++i) carry_.push_back(range.first + i);
     }
-    const auto i = static_cast<std::uint64_t>(std::countr_zero(block.filled));
-    block.filled &= block.filled - 1;
-    const std::uint64_t word = block.first_word + i;
-    std::uint64_t pages = block.words[i];
-    if (skip_redirtied) {
-      const std::uint64_t again = pages & dirty_.marked_bits(word);
-      if (again != 0) skipped_shared_ += static_cast<std::uint64_t>(std::popcount(again));
-      pages &= ~again;
-    }
-    const std::uint64_t shared = announced.shared_bits(word);
-    for_each_page(word, pages & ~shared, [&](Gfn gfn) {
-      dirty_.put_back(gfn);
-      ++skipped_shared_;
-    });
-    for_each_page(word, pages & shared, [&](Gfn gfn) { carry_.push_back(gfn); });
   }
   const auto cut =
       carry_.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(pages_max, carry_.size()));

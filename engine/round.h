@@ -14,13 +14,15 @@
 // Private pages leave coldest first (engine/heat.h); within a band 2 MiB here and 2 MiB there.
 //
 // Owner:   the thread that runs the round. Threads: next_shared() and next_private() may be called
-//          by one thread each at the same time; maps, DirtySet and Heat may change beside it, the
-//          announced map may not.
+//          by one thread each at the same time, claim_shared() by any number, who take no lock;
+//          maps, DirtySet and Heat may change beside it, the announced map may not.
 // Failure: none. Invariant: each page of the round is returned at most once.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "engine/dirty_set.h"
@@ -45,6 +47,7 @@ class Round {
 
   // Shared pages taken and private pages listed.
   std::uint64_t pages() const { return shared_pages_ + private_.size(); }
+  std::uint64_t shared_pages() const { return shared_pages_; }
   bool has_shared() const { return shared_pages_ > 0; }
   bool has_private() const { return !private_.empty(); }
   // Private pages that were dirty and are not listed.
@@ -55,6 +58,10 @@ class Round {
   // epoch anyway) and counted in skipped_pages().
   std::vector<Gfn> next_shared(const PageMap& announced, std::uint32_t pages_max,
                                bool skip_redirtied);
+  // The same for 2 MiB at a time, as ranges, appended to `into`. How many pages that were; nothing
+  // when the class is exhausted. Any number of threads, together with no next_shared().
+  std::optional<std::uint64_t> claim_shared(const PageMap& announced, bool skip_redirtied,
+                                            std::vector<GfnRange>& into);
   // The same for private pages; ascending within a band and 2 MiB only.
   // Pages that became hotter since they
   // were listed are left out when `skip_redirtied`.
@@ -62,7 +69,7 @@ class Round {
                                 bool skip_redirtied);
 
   // REQUIRES: no call of next_…() is under way.
-  std::uint64_t skipped_pages() const { return skipped_shared_ + skipped_private_; }
+  std::uint64_t skipped_pages() const { return skipped_shared_.load() + skipped_private_; }
   std::uint64_t unasked_private_pages() const { return private_.size() - private_at_; }
 
  private:
@@ -77,6 +84,8 @@ class Round {
   void take_shared(Bands& bands);
   void list_private(Bands& bands, const BandCounts& quota, std::uint64_t wanted);
   std::uint64_t list_word(Bands& bands, const BandCounts& quota, std::uint64_t word);  // how many
+  std::uint64_t may_leave(std::uint64_t word, std::uint64_t pages, const PageMap& announced,
+                          bool skip_redirtied);
   std::uint64_t take_private(std::uint64_t word, std::uint64_t pages, const PageMap& announced,
                              bool skip_redirtied);
 
@@ -84,16 +93,20 @@ class Round {
   const PageMap& live_;
   const Heat* heat_;
   std::uint64_t const words_;
+  // What is given out at a time: 2 MiB, which are one host page where the guest has huge ones.
+  static constexpr std::size_t kClaimWords = 8;
+  static constexpr std::size_t kClaimsPerBlock = DirtyBlock::kWords / kClaimWords;
+
   std::vector<DirtyBlock> shared_;
   std::uint64_t shared_pages_ = 0;
-  std::size_t shared_at_ = 0;  // of shared_; words that were given out left its `filled`
-  std::vector<Gfn> carry_;     // classified and not given out yet
+  std::atomic<std::size_t> shared_at_{0};  // of shared_, in claims
+  std::vector<Gfn> carry_;                 // classified and not given out yet
   std::vector<Gfn> private_;
   std::array<std::size_t, Heat::kBands> band_ends_{};  // of private_
   std::size_t private_at_ = 0;
   unsigned band_ = 0;  // of private_[private_at_]
   std::uint64_t unlisted_ = 0;
-  std::uint64_t skipped_shared_ = 0;
+  std::atomic<std::uint64_t> skipped_shared_{0};
   std::uint64_t skipped_private_ = 0;
 };
 

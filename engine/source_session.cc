@@ -63,6 +63,7 @@ const char* name_of(Phase phase) {
 SourceSession::SourceSession(SourceConfig config) : config_(std::move(config)) {
   config_.hello.check_only = config_.check_only;
   SEALIFT_ASSERT(config_.goals.rounds_max > 0);
+  SEALIFT_ASSERT(config_.data_streams < config_.hello.streams_max);
   SEALIFT_ASSERT(config_.claim.has_value() == ((config_.hello.features & kFeatureJournal) != 0));
   for (GfnRange range : config_.hello.memory) config_.goals.guest_pages += range.pages;
 }
@@ -129,7 +130,12 @@ void SourceSession::begin_session(Actions& actions) {
   note(RightStep::kBegun, actions);
   begun_ = config_.claim.has_value();
   if ((agreed_.features & kFeatureJournal) != 0) actions.push_back(source::Send{*config_.claim});
-  actions.push_back(source::Send{SessionStart{config_.guest_name, 1, verify}});
+  if ((agreed_.features & kFeatureStreams) != 0) {
+    data_streams_ = std::min<std::uint8_t>(config_.data_streams, agreed_.streams - 1);
+  }
+  if (data_streams_ > 0) actions.push_back(source::Send{StreamJoin{0, config_.stream_secret}});
+  const auto streams = static_cast<std::uint8_t>(1 + data_streams_);
+  actions.push_back(source::Send{SessionStart{config_.guest_name, streams, verify}});
 }
 
 void SourceSession::note(RightStep step, Actions& actions) {

@@ -34,6 +34,9 @@ struct SourceConfig {
   std::optional<Claim> claim = {};  // this side keeps a journal, under this id; empty: it does not
   bool needs_peer_journal = false;  // refuse a destination that keeps none
   bool verify = false;
+  // Wished for beside stream 0, and what their first frames say. `hello` offers at least as many.
+  std::uint8_t data_streams = 0;
+  StreamSecret stream_secret{};
   std::uint64_t harvest_every_ns =
       0;                            // the dirty log, also while a round is sent; 0: between rounds
   std::uint64_t slice_ns = 0;       // of private pages in a live round; 0: RoundSender's own
@@ -190,6 +193,8 @@ class SourceSession {
   const std::optional<Running>& running() const { return running_; }
   bool keeps_journal() const { return config_.claim.has_value(); }
   std::uint32_t batch_pages_max() const { return agreed_.batch_pages_max; }
+  std::uint8_t data_streams() const { return data_streams_; }  // that both sides agreed on
+  const StreamSecret& stream_secret() const { return config_.stream_secret; }
   bool guest_paused() const { return paused_; }
   const Digest& page_map_digest() const { return page_map_digest_; }  // zeros before Finish
   // A complete copy may wait at the destination: Finish has left, and the destination has not said
@@ -253,6 +258,7 @@ class SourceSession {
   std::optional<Running> running_;
   std::vector<RoundStats> rounds_;
   std::optional<Decision> decision_;
+  std::uint8_t data_streams_ = 0;
   std::uint32_t epoch_ = 0;
   std::uint32_t throttle_percent_ = 0;
   std::uint32_t state_items_ = 0;

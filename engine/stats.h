@@ -80,6 +80,7 @@ struct MigrationReport {
   DowntimeAccount downtime = {};
   std::optional<Prediction> prediction = {};  // once the pause was decided on
   std::uint64_t setup_ns = 0;                 // connection, negotiation, platform start
+  std::uint8_t data_streams = 0;  // beside the control's; 0: everything went on that one
   std::uint64_t total_ns = 0;
 
   RoundStats totals() const;  // sums over all rounds

@@ -35,6 +35,9 @@ struct EncodedRecord {
 EncodedRecord encode(const Record& record);
 EncodedRecord encode(Record&& record);  // moves the body of pages and state instead of copying it
 
+// The meta of LivePages alone: on a stream its payload lies in the guest's memory.
+Bytes encode_live_pages(const LivePages& pages);
+
 // The number of `record` in a frame's header.
 std::uint16_t record_type_of(const Record& record);
 
@@ -42,5 +45,8 @@ std::uint16_t record_type_of(const Record& record);
 // the record.
 Result<std::optional<Record>> decode(std::uint16_t type, std::uint8_t stream, ByteView meta,
                                      Bytes payload);
+
+// As decode(), of LivePages whose payload is still to be read: `body` stays empty.
+Result<LivePages> decode_live_pages(std::uint8_t stream, ByteView meta, std::size_t payload_bytes);
 
 }  // namespace sealift

@@ -191,10 +191,10 @@ TEST(CodecLimits, PrivatePages) {
 TEST(CodecLimits, SessionRecords) {
   EXPECT_EQ(
       error_of<wire::SessionStart>(RecordType::kSessionStart, [](auto b) { b.setStreams(0); }),
-      "SessionStart.streams is 0, outside 1 to 16");
+      "SessionStart.streams is 0, outside 1 to 65");
   EXPECT_EQ(
-      error_of<wire::SessionStart>(RecordType::kSessionStart, [](auto b) { b.setStreams(17); }),
-      "SessionStart.streams is 17, outside 1 to 16");
+      error_of<wire::SessionStart>(RecordType::kSessionStart, [](auto b) { b.setStreams(66); }),
+      "SessionStart.streams is 66, outside 1 to 65");
   const std::string long_text = text(limits::kTextBytesMax + 1);
   EXPECT_EQ(error_of<wire::SessionStart>(RecordType::kSessionStart,
                                          [&](auto b) { b.setGuestName(ptr(long_text)); }),

@@ -125,10 +125,28 @@ TEST(Codec, AnUnknownMandatoryRecordStopsAndAnOptionalOneIsSkipped) {
   }
 }
 
+TEST(Codec, LivePagesAreReadWhileTheirPayloadIsOnItsWay) {
+  const LivePages pages = test_records::live_pages();
+  const EncodedRecord whole = encode(pages);
+  EXPECT_EQ(whole.meta, encode_live_pages(pages));
+  auto head = decode_live_pages(whole.stream, whole.meta, whole.payload.size());
+  ASSERT_TRUE(head.has_value()) << head.error().detail;
+  EXPECT_TRUE(head->body.empty());
+  head->body = pages.body;
+  EXPECT_EQ(*head, pages);
+  for (const std::size_t off : {std::size_t{1}, std::size_t{kPageBytes}}) {
+    auto wrong = decode_live_pages(whole.stream, whole.meta, whole.payload.size() + off);
+    ASSERT_FALSE(wrong.has_value());
+    EXPECT_EQ(wrong.error().cls, ErrorClass::kMalformed);
+  }
+  expect_error(sealift::decode(whole.type, 65, whole.meta, whole.payload),
+               "LivePages came on stream 65, not below 65");
+}
+
 TEST(Codec, RefusesTheWrongStream) {
   const EncodedRecord batch = encode(test_records::shared_batch(1));
-  expect_error(sealift::decode(batch.type, 16, batch.meta, batch.payload),
-               "SharedPages came on stream 16, not below 16");
+  expect_error(sealift::decode(batch.type, 65, batch.meta, batch.payload),
+               "SharedPages came on stream 65, not below 65");
   const EncodedRecord ack = encode(EpochAck{1});
   expect_error(sealift::decode(ack.type, 1, ack.meta, {}),
                "EpochAck came on stream 1, only stream 0 may carry it");

@@ -61,35 +61,59 @@ Result<void> check_segment_table(std::uint16_t type, ByteView meta) {
   return {};
 }
 
-}  // namespace
-
-Result<std::optional<Record>> decode(std::uint16_t type, std::uint8_t stream, ByteView meta,
-                                     Bytes payload) {
-  const RecordTraits traits = record_traits(type);
-  if (!traits.known) {
-    if (is_optional(type)) return std::optional<Record>();
-    return fail(ErrorClass::kMalformed, "record type {:#06x} is not known and not optional", type);
-  }
+// The stream, the sizes and the shape of a frame of a known type.
+Result<void> check_frame(std::uint16_t type, std::uint8_t stream, ByteView meta,
+                         std::size_t payload_bytes) {
   if (stream >= limits::kStreamsMax) {
     return fail(ErrorClass::kMalformed, "{} came on stream {}, not below {}",
                 record_type_name(type), stream, limits::kStreamsMax);
   }
-  if (stream != 0 && !traits.any_stream) {
+  if (stream != 0 && !record_traits(type).any_stream) {
     return fail(ErrorClass::kMalformed, "{} came on stream {}, only stream 0 may carry it",
                 record_type_name(type), stream);
   }
-  SEALIFT_CHECK(check_sizes(type, meta.size(), payload.size()));
-  SEALIFT_CHECK(check_segment_table(type, meta));
-  std::vector<std::uint64_t> aligned;
-  const auto* words = reinterpret_cast<const std::uint64_t*>(meta.data());
-  if (reinterpret_cast<std::uintptr_t>(meta.data()) % alignof(std::uint64_t) != 0) {
-    aligned.resize(meta.size() / kWordBytes);
-    std::memcpy(aligned.data(), meta.data(), meta.size());
-    words = aligned.data();
+  SEALIFT_CHECK(check_sizes(type, meta.size(), payload_bytes));
+  return check_segment_table(type, meta);
+}
+
+// The words of a message, copied where they do not lie as words must.
+class MetaWords {
+ public:
+  explicit MetaWords(ByteView meta) : count_(meta.size() / kWordBytes) {
+    if (reinterpret_cast<std::uintptr_t>(meta.data()) % alignof(std::uint64_t) == 0) {
+      words_ = reinterpret_cast<const std::uint64_t*>(meta.data());
+      return;
+    }
+    aligned_.resize(count_);
+    std::memcpy(aligned_.data(), meta.data(), meta.size());
+    words_ = aligned_.data();
   }
-  SEALIFT_TRY(Record record,
-              read_record(type, stream, {words, meta.size() / kWordBytes}, std::move(payload)));
+  [[nodiscard]] std::span<const std::uint64_t> get() const { return {words_, count_}; }
+
+ private:
+  std::size_t count_;
+  std::vector<std::uint64_t> aligned_;
+  const std::uint64_t* words_ = nullptr;
+};
+
+}  // namespace
+
+Result<std::optional<Record>> decode(std::uint16_t type, std::uint8_t stream, ByteView meta,
+                                     Bytes payload) {
+  if (!record_traits(type).known) {
+    if (is_optional(type)) return std::optional<Record>();
+    return fail(ErrorClass::kMalformed, "record type {:#06x} is not known and not optional", type);
+  }
+  SEALIFT_CHECK(check_frame(type, stream, meta, payload.size()));
+  const MetaWords words(meta);
+  SEALIFT_TRY(Record record, read_record(type, stream, words.get(), std::move(payload)));
   return std::optional<Record>(std::move(record));
+}
+
+Result<LivePages> decode_live_pages(std::uint8_t stream, ByteView meta, std::size_t payload_bytes) {
+  SEALIFT_CHECK(check_frame(value(RecordType::kLivePages), stream, meta, payload_bytes));
+  const MetaWords words(meta);
+  return read_live_pages(stream, words.get(), payload_bytes);
 }
 
 }  // namespace sealift

@@ -146,6 +146,12 @@ struct MetaEncoder {
     return builder.finish();
   }
 
+  Bytes operator()(const StreamJoin& join) const {
+    MetaBuilder builder(join.secret.size());
+    builder.initRoot<wire::StreamJoin>().setSecret(data_of(join.secret));
+    return builder.finish();
+  }
+
   Bytes operator()(const Inquiry& inquiry) const { return right_word(inquiry.word); }
   Bytes operator()(const Answer& answer) const { return right_word(answer.word); }
 
@@ -190,6 +196,25 @@ struct MetaEncoder {
       if (encoding == PageEncoding::kRaw) body_bytes += kPageBytes;
     }
     SEALIFT_ASSERT(batch.body.size() == body_bytes);
+    return builder.finish();
+  }
+
+  Bytes operator()(const LivePages& pages) const {
+    const std::uint64_t raw_pages = pages_in(pages.raw);
+    const std::uint64_t count = raw_pages + pages_in(pages.zero);
+    SEALIFT_ASSERT(count > 0 && count <= limits::kBatchPagesMax);
+    SEALIFT_ASSERT(pages.body.empty() || pages.body.size() == raw_pages * kPageBytes);
+    MetaBuilder builder((pages.zero.size() + pages.raw.size()) * sizeof(GfnRange));
+    auto root = builder.initRoot<wire::LivePages>();
+    root.setEpoch(pages.epoch);
+    set_ranges(root.initZero(list_size(pages.zero.size())), pages.zero);
+    set_ranges(root.initRaw(list_size(pages.raw.size())), pages.raw);
+    return builder.finish();
+  }
+
+  Bytes operator()(const EpochBegin& begin) const {
+    MetaBuilder builder(0);
+    builder.initRoot<wire::EpochBegin>().setEpoch(begin.epoch);
     return builder.finish();
   }
 
@@ -320,6 +345,9 @@ struct TypeOf {
   RecordType operator()(const Claim&) const { return RecordType::kClaim; }
   RecordType operator()(const Inquiry&) const { return RecordType::kInquiry; }
   RecordType operator()(const Answer&) const { return RecordType::kAnswer; }
+  RecordType operator()(const StreamJoin&) const { return RecordType::kStreamJoin; }
+  RecordType operator()(const EpochBegin&) const { return RecordType::kEpochBegin; }
+  RecordType operator()(const LivePages&) const { return RecordType::kLivePages; }
   RecordType operator()(const PlatformStart&) const { return RecordType::kPlatformStart; }
   RecordType operator()(const SessionReady&) const { return RecordType::kSessionReady; }
   RecordType operator()(const SharedBatch&) const { return RecordType::kSharedPages; }
@@ -345,7 +373,9 @@ std::uint8_t stream_of(const Record& record) {
   std::uint8_t stream = 0;
   if (const auto* shared = std::get_if<SharedBatch>(&record)) stream = shared->stream;
   if (const auto* priv = std::get_if<PrivateBatch>(&record)) stream = priv->stream;
+  if (const auto* live = std::get_if<LivePages>(&record)) stream = live->stream;
   if (const auto* end = std::get_if<EpochEnd>(&record)) stream = end->stream;
+  if (const auto* join = std::get_if<StreamJoin>(&record)) stream = join->stream;
   SEALIFT_ASSERT(stream < limits::kStreamsMax);
   return stream;
 }
@@ -355,6 +385,7 @@ std::uint8_t stream_of(const Record& record) {
 template <class AnyRecord>
 auto payload_of(AnyRecord& record) -> decltype(&std::get_if<StateBlob>(&record)->bytes) {
   if (auto* shared = std::get_if<SharedBatch>(&record)) return &shared->body;
+  if (auto* live = std::get_if<LivePages>(&record)) return &live->body;
   if (auto* priv = std::get_if<PrivateBatch>(&record)) return &priv->body;
   if (auto* state = std::get_if<StateBlob>(&record)) return &state->bytes;
   return nullptr;
@@ -367,6 +398,8 @@ EncodedRecord encode_meta(const Record& record) {
 }  // namespace
 
 std::uint16_t record_type_of(const Record& record) { return value(std::visit(TypeOf{}, record)); }
+
+Bytes encode_live_pages(const LivePages& pages) { return MetaEncoder{}(pages); }
 
 EncodedRecord encode(const Record& record) {
   EncodedRecord encoded = encode_meta(record);

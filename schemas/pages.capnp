@@ -1,6 +1,6 @@
 @0xb8e4f90a6c2d7d13;
-# Records that carry the guest's memory: SharedPages, PrivatePages, Conversions, EpochEnd, EpochAck. Order, limits and
-# meaning are in docs/spec/wire.md. How these structs change: see session.capnp; one rule more holds here.
+# Records that carry the guest's memory: SharedPages, LivePages, PrivatePages, Conversions, EpochBegin, EpochEnd,
+# EpochAck. Order, limits and meaning are in docs/spec/wire.md. How these structs change: see session.capnp; one rule more holds here.
 #
 # A receiver does not guess at pages. An encoding or operation number it does not know makes the record malformed, so
 # a new number is used only after a feature bit of Hello said that both sides know it.
@@ -35,6 +35,20 @@ struct SharedPages {
 
   encodings @2 :Data;
   # One byte for each gfn: 1 all zero, nothing in the payload; 2 raw.
+}
+
+struct LivePages {
+  # Source, streams other than 0, with feature bit 4: pages the host can read, sent from the memory of a guest that may
+  # run and write them meanwhile. Payload: pageBytes for each page of `raw`, in order. The frame's checksum leaves the
+  # payload out (wire.md, "Frames").
+
+  epoch @0 :Epoch;
+
+  zero @1 :List(GfnRange);
+  # All zero, nothing in the payload.
+
+  raw @2 :List(GfnRange);
+  # 1 to the negotiated batchPagesMax pages in both lists together.
 }
 
 struct PrivatePages {
@@ -77,6 +91,13 @@ struct Conversions {
   epoch @0 :Epoch;
   toShared @1 :List(GfnRange);
   toPrivate @2 :List(GfnRange);
+}
+
+struct EpochBegin {
+  # Source, stream 0, in a session of several streams: the epoch's Conversions have all come, its pages may be applied on
+  # every stream.
+
+  epoch @0 :Epoch;
 }
 
 struct EpochEnd {

@@ -30,6 +30,7 @@ struct Frame {
   std::uint16_t type = 0;
   std::uint8_t stream = 0;
   Bytes payload;
+  std::size_t payload_bytes = 0;  // also when they are not here yet
 };
 
 // ---- Fields. `what` is the field's name in the schema, for the error's text. ----
@@ -128,9 +129,9 @@ Result<std::vector<GfnRange>> read_ranges(const char* what, RangeList list,
 }
 
 Result<void> check_payload(const Frame& frame, std::uint64_t expected_bytes) {
-  if (frame.payload.size() == expected_bytes) return {};
+  if (frame.payload_bytes == expected_bytes) return {};
   return fail(ErrorClass::kMalformed, "{} has a payload of {} bytes, its entries make {}",
-              record_type_name(frame.type), frame.payload.size(), expected_bytes);
+              record_type_name(frame.type), frame.payload_bytes, expected_bytes);
 }
 
 // ---- Records, one overload of read() for each message. ----
@@ -224,6 +225,22 @@ Result<Record> read_right_record(wire::RightWord::Reader root, Frame& frame) {
   return Record(Answer{std::move(word)});
 }
 
+Result<Record> read(wire::StreamJoin::Reader root, Frame& frame) {
+  StreamJoin join;
+  join.stream = frame.stream;
+  const auto secret = root.getSecret();
+  if (secret.size() != join.secret.size()) {
+    return fail(ErrorClass::kMalformed, "StreamJoin.secret has {} bytes instead of {}",
+                secret.size(), join.secret.size());
+  }
+  std::memcpy(join.secret.data(), secret.begin(), join.secret.size());
+  return Record(join);
+}
+
+Result<Record> read(wire::EpochBegin::Reader root, Frame&) {
+  return Record(EpochBegin{root.getEpoch()});
+}
+
 Result<Record> read(wire::SessionAccept::Reader root, Frame&) {
   SEALIFT_TRY(Bytes identity, read_bytes("SessionAccept.identity", root.getIdentity(),
                                          limits::kPlatformBlobBytesMax));
@@ -252,6 +269,28 @@ Result<Record> read(wire::SharedPages::Reader root, Frame& frame) {
   SEALIFT_CHECK(check_payload(frame, raw_pages * kPageBytes));
   batch.body = std::move(frame.payload);
   return Record(std::move(batch));
+}
+
+Result<LivePages> read_live(wire::LivePages::Reader root, Frame& frame) {
+  LivePages pages;
+  pages.epoch = root.getEpoch();
+  pages.stream = frame.stream;
+  SEALIFT_TRY(pages.zero, read_ranges("LivePages.zero", root.getZero(), limits::kBatchPagesMax));
+  SEALIFT_TRY(pages.raw, read_ranges("LivePages.raw", root.getRaw(), limits::kBatchPagesMax));
+  const std::uint64_t raw_pages = pages_in(pages.raw);
+  const std::uint64_t count = raw_pages + pages_in(pages.zero);
+  if (count == 0 || count > limits::kBatchPagesMax) {
+    return fail(ErrorClass::kMalformed, "LivePages has {} pages, outside 1 to {}", count,
+                limits::kBatchPagesMax);
+  }
+  SEALIFT_CHECK(check_payload(frame, raw_pages * kPageBytes));
+  pages.body = std::move(frame.payload);
+  return pages;
+}
+
+Result<Record> read(wire::LivePages::Reader root, Frame& frame) {
+  SEALIFT_TRY(LivePages pages, read_live(root, frame));
+  return Record(std::move(pages));
 }
 
 Result<Record> read(wire::PrivatePages::Reader root, Frame& frame) {
@@ -408,6 +447,12 @@ Result<Record> read_message(capnp::MessageReader& message, Frame& frame) {
       return read(message.getRoot<wire::SharedPages>(), frame);
     case RecordType::kPrivatePages:
       return read(message.getRoot<wire::PrivatePages>(), frame);
+    case RecordType::kStreamJoin:
+      return read(message.getRoot<wire::StreamJoin>(), frame);
+    case RecordType::kEpochBegin:
+      return read(message.getRoot<wire::EpochBegin>(), frame);
+    case RecordType::kLivePages:
+      return read(message.getRoot<wire::LivePages>(), frame);
     case RecordType::kConversions:
       return read(message.getRoot<wire::Conversions>(), frame);
     case RecordType::kEpochEnd:
@@ -434,23 +479,40 @@ Result<Record> read_message(capnp::MessageReader& message, Frame& frame) {
   return fail(ErrorClass::kMalformed, "record type {:#06x} has no message", frame.type);
 }
 
-}  // namespace
-
-Result<Record> read_record(std::uint16_t type, std::uint8_t stream,
-                           std::span<const std::uint64_t> meta_words, Bytes payload) {
+// Hands the message in `meta_words` to `read`; what capnp throws ends here.
+template <class Read>
+auto with_message(std::uint16_t type, std::span<const std::uint64_t> meta_words, Read read)
+    -> decltype(read(std::declval<capnp::MessageReader&>())) {
   capnp::ReaderOptions options;
   options.traversalLimitInWords = kTraversalFactorMax * meta_words.size();
   options.nestingLimit = kNestingMax;
-  Frame frame{type, stream, std::move(payload)};
   try {
     capnp::FlatArrayMessageReader message(
         kj::arrayPtr(reinterpret_cast<const capnp::word*>(meta_words.data()), meta_words.size()),
         options);
-    return read_message(message, frame);
+    return read(message);
   } catch (const kj::Exception& e) {
     return fail(ErrorClass::kMalformed, "the meta of {} is not a valid message: {}",
                 record_type_name(type), e.getDescription().cStr());
   }
+}
+
+}  // namespace
+
+Result<Record> read_record(std::uint16_t type, std::uint8_t stream,
+                           std::span<const std::uint64_t> meta_words, Bytes payload) {
+  Frame frame{type, stream, std::move(payload), 0};
+  frame.payload_bytes = frame.payload.size();
+  return with_message(type, meta_words,
+                      [&](capnp::MessageReader& message) { return read_message(message, frame); });
+}
+
+Result<LivePages> read_live_pages(std::uint8_t stream, std::span<const std::uint64_t> meta_words,
+                                  std::size_t payload_bytes) {
+  Frame frame{value(RecordType::kLivePages), stream, {}, payload_bytes};
+  return with_message(frame.type, meta_words, [&](capnp::MessageReader& message) {
+    return read_live(message.getRoot<wire::LivePages>(), frame);
+  });
 }
 
 }  // namespace sealift

@@ -18,4 +18,8 @@ namespace sealift {
 Result<Record> read_record(std::uint16_t type, std::uint8_t stream,
                            std::span<const std::uint64_t> meta_words, Bytes payload);
 
+// The same of LivePages whose payload of so many bytes is not here yet.
+Result<LivePages> read_live_pages(std::uint8_t stream, std::span<const std::uint64_t> meta_words,
+                                  std::size_t payload_bytes);
+
 }  // namespace sealift

@@ -50,6 +50,12 @@ const char* record_type_name(std::uint16_t type) {
       return "Inquiry";
     case RecordType::kAnswer:
       return "Answer";
+    case RecordType::kStreamJoin:
+      return "StreamJoin";
+    case RecordType::kEpochBegin:
+      return "EpochBegin";
+    case RecordType::kLivePages:
+      return "LivePages";
     case RecordType::kKeepAlive:
       return "KeepAlive";
   }
@@ -63,7 +69,9 @@ RecordTraits record_traits(std::uint16_t type) {
       return {};
     case RecordType::kSharedPages:
     case RecordType::kPrivatePages:
+    case RecordType::kLivePages:
       return {.known = true, .has_payload = true, .any_stream = true};
+    case RecordType::kStreamJoin:
     case RecordType::kEpochEnd:
     case RecordType::kKeepAlive:
       return {.known = true, .has_payload = false, .any_stream = true};
@@ -87,6 +95,7 @@ RecordTraits record_traits(std::uint16_t type) {
     case RecordType::kClaim:
     case RecordType::kInquiry:
     case RecordType::kAnswer:
+    case RecordType::kEpochBegin:
       return kControl;
   }
   return {};

@@ -34,6 +34,9 @@ enum class RecordType : std::uint16_t {
   kClaim = 0x0014,
   kInquiry = 0x0015,
   kAnswer = 0x0016,
+  kStreamJoin = 0x0018,
+  kEpochBegin = 0x0019,
+  kLivePages = 0x001a,  // transport/frame.h knows it: its payload has no checksum
   kKeepAlive = 0x8001,
 };
 

@@ -58,7 +58,8 @@ struct Hello {
 
   features @11 :UInt64;
   # Bit 0: digest of memory at the hand-over. Bit 1: PlatformCard after the destination's Hello. Bit 2: the sender keeps a
-  # journal. Bit 3: Inquiry and Answer. What both sides offer is used; unknown bits are ignored.
+  # journal. Bit 3: Inquiry and Answer. Bit 4: several streams.
+  # What both sides offer is used; unknown bits are ignored.
 
   batchPagesMax @12 :UInt32;
   # The most pages the sender accepts in one batch, at least 1. The smaller of the two numbers is the limit.
@@ -113,6 +114,14 @@ struct RightWord {
 
   mac @10 :Data;
   # 32 bytes: that record's MAC; zeros without one.
+}
+
+struct StreamJoin {
+  # Source, with feature bit 4: on stream 0 before SessionStart, and as the first frame of each further connection, whose
+  # stream the frame's header names. Both say the same secret, so that nobody else's connection becomes a stream.
+
+  secret @0 :Data;
+  # 16 bytes, drawn at random for this session.
 }
 
 struct SessionStart {

@@ -65,6 +65,14 @@ PrivateBatch largest_private_batch() {
   return batch;
 }
 
+LivePages largest_live_pages() {
+  LivePages pages{kU32Max, kLastStream, {}, {}, pattern(limits::kBatchPagesMax * kPageBytes)};
+  for (std::uint64_t i = 1; i <= limits::kBatchPagesMax; ++i) {
+    pages.raw.push_back(GfnRange{Gfn{limits::kGuestPagesMax - 2 * i}, 1});
+  }
+  return pages;
+}
+
 }  // namespace
 
 Bytes pattern(std::size_t size, unsigned int seed) {
@@ -109,6 +117,14 @@ PrivateBatch private_batch(std::size_t entries) {
   return batch;
 }
 
+LivePages live_pages() {
+  return {.epoch = 7,
+          .stream = 4,
+          .zero = {{Gfn{0x200}, 3}, {Gfn{0x100}, 1}},
+          .raw = {{Gfn{0x101}, 2}, {Gfn{0x300}, 1}},
+          .body = pattern(3 * kPageBytes)};
+}
+
 std::vector<Record> typical() {
   return {
       Hello{1,
@@ -134,6 +150,9 @@ std::vector<Record> typical() {
       SessionReady{},
       shared_batch(5),
       private_batch(7),
+      StreamJoin{3, {std::byte{0x31}, std::byte{0x32}}},
+      EpochBegin{3},
+      live_pages(),
       Conversions{3, {{Gfn{0x10}, 2}, {Gfn{0x20}, 1}}, {{Gfn{0x100}, 512}}},
       EpochEnd{3, 0, 100, 200, pattern(40)},
       EpochEnd{3, 5, 100, 200, {}},
@@ -190,6 +209,10 @@ std::vector<Record> largest() {
       SessionReady{},
       shared,
       largest_private_batch(),
+      StreamJoin{kLastStream, {}},
+      EpochBegin{kU32Max},
+      largest_live_pages(),
+      LivePages{kU32Max, kLastStream, {{Gfn{limits::kGuestPagesMax - 512}, 512}}, {}, {}},
       Conversions{kU32Max, ranges(limits::kConversionRangesMax), {}},
       Conversions{kU32Max, {}, ranges(limits::kConversionRangesMax)},
       Conversions{kU32Max, half, half},

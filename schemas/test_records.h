@@ -15,7 +15,8 @@ namespace sealift::test_records {
 // `size` bytes that are not all alike.
 Bytes pattern(std::size_t size, unsigned int seed = 1);
 
-SharedBatch shared_batch(std::size_t pages);      // every second page raw
+SharedBatch shared_batch(std::size_t pages);  // every second page raw
+LivePages live_pages();
 PrivateBatch private_batch(std::size_t entries);  // 52 bytes of page auth; ops 1 to 5 in turn
 
 // Small, every field set to something that is not its default.

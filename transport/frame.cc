@@ -51,7 +51,7 @@ Failure truncated(std::size_t offset, const char* what, std::size_t wanted, std:
 }
 
 Result<void> check_body(const FrameHeader& header, ByteView meta, ByteView payload) {
-  const std::uint64_t found = body_checksum(meta, payload);
+  const std::uint64_t found = body_checksum(header.type, meta, payload);
   if (found == header.body_checksum) return {};
   return fail(
       ErrorClass::kMalformed,
@@ -114,7 +114,17 @@ std::uint64_t body_checksum(ByteView meta, ByteView payload) {
   return XXH3_64bits_digest(&state);
 }
 
+std::uint64_t body_checksum(std::uint16_t type, ByteView meta, ByteView payload) {
+  return body_checksum(meta, type == kLivePagesType ? ByteView() : payload);
+}
+
 FrameOrder::FrameOrder(std::uint64_t session_id) : session_id_(session_id) {}
+
+FrameOrder FrameOrder::after_first(std::uint64_t session_id, std::uint8_t stream) {
+  FrameOrder order(session_id);
+  order.next_[stream] = 1;
+  return order;
+}
 
 Result<void> FrameOrder::check(const FrameHeader& header) {
   if (session_id_ != 0 && header.session_id != session_id_) {
@@ -160,28 +170,32 @@ FrameWriter::FrameWriter(Stream& stream, std::uint64_t session_id, FrameTap tap)
   SEALIFT_ASSERT(session_id != 0);
 }
 
-Result<void> FrameWriter::write(std::uint16_t type, std::uint8_t stream, ByteView meta,
-                                ByteView payload) {
+Result<void> FrameWriter::write_in_parts(std::uint16_t type, std::uint8_t stream, ByteView meta,
+                                         std::span<const ByteView> payload) {
   SEALIFT_ASSERT(meta.size() <= limits::kFrameMetaBytesMax);
-  SEALIFT_ASSERT(payload.size() <= limits::kFramePayloadBytesMax);
+  std::size_t payload_bytes = 0;
+  for (const ByteView part : payload) payload_bytes += part.size();
+  SEALIFT_ASSERT(payload_bytes <= limits::kFramePayloadBytesMax);
+  SEALIFT_ASSERT(payload.size() == 1 || type == kLivePagesType);
   FrameHeader header;
   header.type = type;
   header.stream = stream;
   header.meta_bytes = static_cast<std::uint32_t>(meta.size());
-  header.payload_bytes = static_cast<std::uint32_t>(payload.size());
+  header.payload_bytes = static_cast<std::uint32_t>(payload_bytes);
   header.session_id = session_id_;
-  header.body_checksum = body_checksum(meta, payload);
+  header.body_checksum = body_checksum(type, meta, payload.empty() ? ByteView() : payload.front());
 
   const std::lock_guard lock(mutex_);
   if (broken_) return fail(*broken_);
   header.sequence = next_[stream]++;
   const HeaderBytes encoded = encode_header(header);
-  const std::array<ByteView, 3> parts{ByteView(encoded), meta, payload};
-  if (auto written = stream_.write_parts(parts); !written) {
+  parts_.assign({ByteView(encoded), meta});
+  parts_.insert(parts_.end(), payload.begin(), payload.end());
+  if (auto written = stream_.write_parts(parts_); !written) {
     broken_ = written.error();
     return written;
   }
-  if (tap_) std::ranges::for_each(parts, tap_);
+  if (tap_) std::ranges::for_each(parts_, tap_);
   return {};
 }
 
@@ -192,6 +206,33 @@ Result<Frame> FrameReader::read() {
   Frame frame;
   SEALIFT_CHECK(read_into(frame));
   return frame;
+}
+
+Result<FrameHeader> FrameReader::read_head(Bytes& meta) {
+  if (broken_) return fail(*broken_);
+  auto head = read_one_head(meta);
+  if (!head) {
+    if (head.error().cls == ErrorClass::kMalformed) {
+      head.error().detail = fmt::format("from {}: {}", stream_.peer(), head.error().detail);
+    }
+    broken_ = head.error();
+  }
+  return head;
+}
+
+Result<FrameHeader> FrameReader::read_one_head(Bytes& meta) {
+  HeaderBytes raw{};
+  SEALIFT_CHECK(stream_.read_exact(raw));
+  SEALIFT_TRY(const FrameHeader header, decode_header(raw));
+  SEALIFT_CHECK(order_.check(header));
+  if (header.type != kLivePagesType && header.payload_bytes > 0) {
+    return fail(ErrorClass::kMalformed, "frame type {:#06x} has {} bytes of payload on stream {}",
+                header.type, header.payload_bytes, header.stream);
+  }
+  meta.resize(header.meta_bytes);
+  SEALIFT_CHECK(stream_.read_exact(meta));
+  SEALIFT_CHECK(check_body(header, meta, {}));
+  return header;
 }
 
 Result<void> FrameReader::read_into(Frame& frame) {

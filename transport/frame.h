@@ -21,6 +21,7 @@
 #include <optional>
 #include <span>
 #include <type_traits>
+#include <vector>
 
 #include "engine/limits.h"
 #include "engine/result.h"
@@ -32,6 +33,9 @@ namespace sealift {
 inline constexpr std::uint32_t kFrameMagic = 0x54464c53;  // 'S' 'L' 'F' 'T' in memory
 inline constexpr std::uint8_t kFrameVersion = 1;
 inline constexpr std::size_t kFrameHeaderBytes = 48;
+// The one type whose body checksum is of the meta alone: its payload leaves the memory of a guest
+// that may write it at that moment (wire.md, "Frames").
+inline constexpr std::uint16_t kLivePagesType = 0x001a;
 
 struct FrameHeader {
   std::uint32_t magic = kFrameMagic;
@@ -72,12 +76,16 @@ std::array<std::byte, kFrameHeaderBytes> encode_header(FrameHeader header);
 Result<FrameHeader> decode_header(std::span<const std::byte, kFrameHeaderBytes> bytes);
 
 std::uint64_t body_checksum(ByteView meta, ByteView payload);
+// What the header of a frame of this type says.
+std::uint64_t body_checksum(std::uint16_t type, ByteView meta, ByteView payload);
 
 // The order of frames: one session, and sequences without gaps. Plain value.
 class FrameOrder {
  public:
   FrameOrder() = default;  // adopts the session of the first frame
   explicit FrameOrder(std::uint64_t session_id);
+  // After the first frame of a stream's own connection.
+  static FrameOrder after_first(std::uint64_t session_id, std::uint8_t stream);
 
   Result<void> check(const FrameHeader& header);  // counts the frame when it is the one expected
   [[nodiscard]] std::uint64_t session_id() const { return session_id_; }  // 0: none seen yet
@@ -100,7 +108,12 @@ class FrameWriter {
   FrameWriter(Stream& stream, std::uint64_t session_id, FrameTap tap = {});
 
   // REQUIRES: the lengths are within limits::kFrameMetaBytesMax and kFramePayloadBytesMax.
-  Result<void> write(std::uint16_t type, std::uint8_t stream, ByteView meta, ByteView payload);
+  Result<void> write(std::uint16_t type, std::uint8_t stream, ByteView meta, ByteView payload) {
+    return write_in_parts(type, stream, meta, std::span(&payload, 1));
+  }
+  // The payload in parts. Those of kLivePagesType may change while they are written.
+  Result<void> write_in_parts(std::uint16_t type, std::uint8_t stream, ByteView meta,
+                              std::span<const ByteView> payload);
 
  private:
   Stream& stream_;
@@ -108,6 +121,7 @@ class FrameWriter {
   const FrameTap tap_;
   std::mutex mutex_;                       // guards all below, and the order of frames
   std::array<std::uint64_t, 256> next_{};  // by stream number
+  std::vector<ByteView> parts_;            // of the frame that is being written
   std::optional<Error> broken_;
 };
 
@@ -116,12 +130,18 @@ class FrameReader {
   // `session_id` 0: adopts the session of the first frame.
   explicit FrameReader(Stream& stream, std::uint64_t session_id = 0, FrameTap tap = {});
 
+  FrameReader(Stream& stream, const FrameOrder& order) : stream_(stream), order_(order) {}
+
   Result<Frame> read();
   Result<void> read_into(Frame& frame);  // uses the memory `frame` has already
+  // Header and meta of the next frame, checked. Only one of kLivePagesType may have a payload,
+  // which the caller reads from the stream before the next call.
+  Result<FrameHeader> read_head(Bytes& meta);
   [[nodiscard]] std::uint64_t session_id() const { return order_.session_id(); }
 
  private:
   Result<void> read_one(Frame& frame);
+  Result<FrameHeader> read_one_head(Bytes& meta);
 
   Stream& stream_;
   const FrameTap tap_;

@@ -266,6 +266,36 @@ TEST(Frame, ManyThreadsWriteWholeFramesWithoutGaps) {
   EXPECT_EQ(must(parse_all(memory.output)).size(), std::size_t{kThreads * kFrames});
 }
 
+// The payload of kLivePagesType may change at any moment, so nothing but its length is checked.
+TEST(Frame, OnlyThePayloadOfLivePagesHasNoChecksum) {
+  MemoryStream memory;
+  FrameWriter writer(memory, kSession);
+  const ByteView payload = test::bytes_of("payload");
+  const std::array<ByteView, 2> parts{payload.first(3), payload.subspan(3)};
+  must(writer.write_in_parts(kLivePagesType, 2, test::bytes_of("meta"), parts));
+  const Bytes whole = memory.output;
+  for (std::size_t at = 0; at < whole.size(); ++at) {
+    Bytes bytes = whole;
+    bytes[at] ^= std::byte{1};
+    EXPECT_EQ(parse_all(bytes).has_value(), at >= kFrameHeaderBytes + 4) << "byte " << at;
+    MemoryStream input;
+    input.input = bytes;
+    FrameReader reader(input, kSession);
+    Bytes meta;
+    EXPECT_EQ(reader.read_head(meta).has_value(), at >= kFrameHeaderBytes + 4) << "byte " << at;
+  }
+  memory.output.clear();
+  FrameWriter other(memory, kSession);
+  must(other.write(0x0102, 2, test::bytes_of("meta"), payload));
+  MemoryStream input;
+  input.input = memory.output;
+  FrameReader reader(input, kSession);
+  Bytes meta;
+  const auto head = reader.read_head(meta);
+  ASSERT_FALSE(head);
+  EXPECT_THAT(head.error().detail, testing::HasSubstr("has 7 bytes of payload on stream 2"));
+}
+
 TEST(Frame, AWriterThatFailedStaysFailed) {
   MemoryStream memory;
   memory.writes_allowed = 1;

@@ -21,7 +21,7 @@ namespace {
 
 constexpr const char* kReading = "reading from";
 constexpr const char* kWriting = "writing to";
-constexpr std::size_t kPartsMax = 8;  // parts handed to the kernel at a time
+constexpr std::size_t kPartsMax = 64;  // parts handed to the kernel at a time
 
 static_assert(EAGAIN == EWOULDBLOCK);
 bool would_block(int code) { return code == EAGAIN; }
@@ -32,30 +32,19 @@ class SocketStream final : public Stream {
 
   Result<std::size_t> read_some(MutableBytes out) override {
     SEALIFT_ASSERT(!out.empty());
-    const Deadline deadline = Deadline::after(link_.idle_timeout);
-    for (;;) {
-      if (link_.cancel.cancelled()) return fail(link_.cancelled_error(kReading));
-      const ssize_t got = ::recv(link_.fd.get(), out.data(), out.size(), MSG_DONTWAIT);
-      if (got > 0) return static_cast<std::size_t>(got);
-      if (got == 0) return fail(down_ ? shut_down_error() : link_.closed_error());
-      if (errno == EINTR) continue;
-      if (!would_block(errno)) return fail(socket_error(kReading, errno));
-      SEALIFT_CHECK(link_.wait(POLLIN, deadline, kReading));
-    }
+    iovec vec{out.data(), out.size()};
+    msghdr message{};
+    message.msg_iov = &vec;
+    message.msg_iovlen = 1;
+    return receive_some(message);
   }
 
   Result<void> write_parts(std::span<const ByteView> parts) override {
-    std::size_t skip = 0;  // bytes of parts.front() that are written already
-    while (!parts.empty()) {
-      SEALIFT_TRY(std::size_t sent, send_some(parts, skip));
-      sent += skip;
-      while (!parts.empty() && sent >= parts.front().size()) {
-        sent -= parts.front().size();
-        parts = parts.subspan(1);
-      }
-      skip = sent;
-    }
-    return {};
+    return move_all(parts, [&](msghdr& message) { return send_some(message); });
+  }
+
+  Result<void> read_parts(std::span<const MutableBytes> parts) override {
+    return move_all(parts, [&](msghdr& message) { return receive_some(message); });
   }
 
   Result<void> end_writes() override {
@@ -74,18 +63,34 @@ class SocketStream final : public Stream {
   }
 
  private:
-  // One sendmsg() that moved at least one byte, or none because nothing was left to move.
-  Result<std::size_t> send_some(std::span<const ByteView> parts, std::size_t skip) {
-    std::array<iovec, kPartsMax> vec{};
-    std::size_t count = 0;
-    for (const ByteView part : parts.first(std::min(parts.size(), kPartsMax))) {
-      const ByteView rest = count == 0 ? part.subspan(skip) : part;
-      // The kernel only reads through this pointer; iovec has no const form.
-      vec[count++] = {const_cast<std::byte*>(rest.data()), rest.size()};
+  // Moves all parts by calls of `move_some`, which says how many bytes it moved.
+  template <class Part, class MoveSome>
+  static Result<void> move_all(std::span<const Part> parts, MoveSome move_some) {
+    std::size_t skip = 0;  // bytes of parts.front() that are moved already
+    while (!parts.empty()) {
+      std::array<iovec, kPartsMax> vec;  // NOLINT(cppcoreguidelines-pro-type-member-init)
+      std::size_t count = 0;
+      for (const Part part : parts.first(std::min(parts.size(), kPartsMax))) {
+        const Part rest = count == 0 ? part.subspan(skip) : part;
+        // iovec has no const form; sendmsg() only reads through it.
+        vec[count++] = {const_cast<std::byte*>(rest.data()), rest.size()};
+      }
+      msghdr message{};
+      message.msg_iov = vec.data();
+      message.msg_iovlen = count;
+      SEALIFT_TRY(std::size_t moved, move_some(message));
+      moved += skip;
+      while (!parts.empty() && moved >= parts.front().size()) {
+        moved -= parts.front().size();
+        parts = parts.subspan(1);
+      }
+      skip = moved;
     }
-    msghdr message{};
-    message.msg_iov = vec.data();
-    message.msg_iovlen = count;
+    return {};
+  }
+
+  // One sendmsg() that moved at least one byte, or none because nothing was left to move.
+  Result<std::size_t> send_some(const msghdr& message) {
     const Deadline deadline = Deadline::after(link_.idle_timeout);
     for (;;) {
       if (link_.cancel.cancelled()) return fail(link_.cancelled_error(kWriting));
@@ -94,6 +99,20 @@ class SocketStream final : public Stream {
       if (errno == EINTR) continue;
       if (!would_block(errno)) return fail(socket_error(kWriting, errno));
       SEALIFT_CHECK(link_.wait(POLLOUT, deadline, kWriting));
+    }
+  }
+
+  // One recvmsg() that moved at least one byte. REQUIRES: there is room for one.
+  Result<std::size_t> receive_some(msghdr& message) {
+    const Deadline deadline = Deadline::after(link_.idle_timeout);
+    for (;;) {
+      if (link_.cancel.cancelled()) return fail(link_.cancelled_error(kReading));
+      const ssize_t got = ::recvmsg(link_.fd.get(), &message, MSG_DONTWAIT);
+      if (got > 0) return static_cast<std::size_t>(got);
+      if (got == 0) return fail(down_ ? shut_down_error() : link_.closed_error());
+      if (errno == EINTR) continue;
+      if (!would_block(errno)) return fail(socket_error(kReading, errno));
+      SEALIFT_CHECK(link_.wait(POLLIN, deadline, kReading));
     }
   }
 
@@ -113,6 +132,11 @@ class SocketStream final : public Stream {
 };
 
 }  // namespace
+
+Result<void> Stream::read_parts(std::span<const MutableBytes> parts) {
+  for (const MutableBytes part : parts) SEALIFT_CHECK(read_exact(part));
+  return {};
+}
 
 Result<void> Stream::read_exact(MutableBytes out) {
   std::size_t got = 0;

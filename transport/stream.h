@@ -51,6 +51,8 @@ class Stream {
   // A stream around another one passes it on.
   [[nodiscard]] virtual std::optional<SharedSecret> shared_secret(const std::string& label) = 0;
 
+  // Fills all parts, in order. Bytes arrive where the parts lie wherever the stream can do that.
+  virtual Result<void> read_parts(std::span<const MutableBytes> parts);
   Result<void> read_exact(MutableBytes out);
   Result<void> write_all(ByteView bytes) { return write_parts({&bytes, 1}); }
 };

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <array>
 #include <csignal>
 #include <fstream>
@@ -62,6 +63,30 @@ TEST(Stream, ManyPartsAreOneWrite) {
   Bytes got(sent.size());
   must(pair.server->read_exact(got));
   EXPECT_EQ(got, sent);
+}
+
+// More parts than the kernel takes at a time, of uneven sizes, in both directions of a copy.
+TEST(Stream, FillsManyParts) {
+  Pair pair = connected(loopback());
+  const Bytes sent = test::pattern_bytes(3u << 20);
+  Bytes got(sent.size());
+  std::vector<ByteView> from;
+  std::vector<MutableBytes> into;
+  for (std::size_t at = 0, size = 1; at < sent.size(); at += size, size = size * 7 % 9973 + 1) {
+    from.push_back(ByteView(sent).subspan(at, std::min(size, sent.size() - at)));
+  }
+  for (std::size_t at = 0, size = 1; at < got.size(); at += size, size = size * 5 % 8191 + 1) {
+    into.push_back(std::span(got).subspan(at, std::min(size, got.size() - at)));
+  }
+  ASSERT_GT(from.size(), 200U);
+  auto writing = std::async(std::launch::async, [&] { return pair.client->write_parts(from); });
+  must(pair.server->read_parts(into));
+  EXPECT_TRUE(writing.get());
+  EXPECT_EQ(got, sent);
+  pair.client->shutdown();
+  const auto over = pair.server->read_parts(into);
+  ASSERT_FALSE(over);
+  EXPECT_EQ(over.error().cls, ErrorClass::kDisconnected);
 }
 
 TEST(Stream, TheEndOfThePeerIsDisconnectedAndNamesIt) {

@@ -302,7 +302,9 @@ class Run:
             self._launch(host, self.case.point if host is self.victim and not late else None)
         cuts = self.case.scenario in ("recover", "restart", "cede")
         self.witness.look()
-        options = OPTIONS.get(self.case.scenario, {})
+        options = dict(OPTIONS.get(self.case.scenario, {}))
+        if "ApplyShared" in self.case.point:
+            options["streams"] = 0  # shared pages pass there only on the first connection
         code, answer = self.a.ask("POST", "/v1/migrate", {"to": self._link(), **options})
         if code != 202:
             raise Violation(f"the migration did not begin: {answer}")

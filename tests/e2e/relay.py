@@ -4,15 +4,16 @@ import threading
 
 
 class Relay:
-    """Forwards one connection to `target` until .cut(), or for `limit` bytes of source to destination; can flip a bit of
-    the byte at `flip` of what the source ("forth") or the destination ("back") sends. From `drip` bytes of the source on
+    """Forwards connections to `target` until .cut(). Of one of them, number `on`, only `limit` bytes of source to
+    destination, and then it cuts that one; can flip a bit of the byte at `flip` of what the source ("forth") or the
+    destination ("back") sends on it. From `drip` bytes of the source on
     it lets one byte through now and then, which keeps both sides waiting, until .open()."""
 
-    def __init__(self, target, limit=None, flip=None, direction="forth", drip=None):
+    def __init__(self, target, limit=None, flip=None, direction="forth", drip=None, on=0):
         host, port = target.removeprefix("tcp:").rsplit(":", 1)
         self.target, self.limit = (host, int(port)), limit
         self.flips = {direction: flip}
-        self.drip, self.opened = drip, threading.Event()
+        self.drip, self.opened, self.on = drip, threading.Event(), on
         self.server = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp:127.0.0.1:{self.server.getsockname()[1]}"
         self.sockets = []
@@ -20,25 +21,33 @@ class Relay:
         self.threads[0].start()
 
     def _serve(self):
-        try:
-            client, _ = self.server.accept()
-        except OSError:
-            return
-        upstream = socket.create_connection(self.target)
-        self.sockets += [client, upstream]
-        back = threading.Thread(target=self._pump, args=(upstream, client, None, "back"))
-        self.threads.append(back)
-        back.start()
-        self._pump(client, upstream, self.limit, "forth")
+        for number in range(100):
+            try:
+                client, _ = self.server.accept()
+                upstream = socket.create_connection(self.target)
+            except OSError:
+                return
+            pair, harmed = (client, upstream), number == self.on
+            self.sockets += pair
+            self._start(pair, client, upstream, "forth", harmed)
+            self._start(pair, upstream, client, "back", harmed)
 
-    def _pump(self, source, sink, limit, direction):
-        passed, flip = 0, self.flips.get(direction)
+    def _start(self, pair, *ends):
+        thread = threading.Thread(target=self._pump, args=(pair, *ends))
+        self.threads.append(thread)
+        thread.start()
+
+    def _pump(self, pair, source, sink, direction, harmed):
+        passed = 0
+        flip = self.flips.get(direction) if harmed else None
+        limit = self.limit if harmed and direction == "forth" else None
+        drip = self.drip if harmed and direction == "forth" else None
         try:
             while data := source.recv(65536 if limit is None else min(65536, limit - passed)):
                 if flip is not None and passed <= flip < passed + len(data):
                     data = bytearray(data)
                     data[flip - passed] ^= 0x10
-                if direction == "forth" and self.drip is not None and passed >= self.drip:
+                if drip is not None and passed >= drip:
                     while len(data) > 1 and not self.opened.wait(0.5):
                         sink.sendall(data[:1])
                         passed, data = passed + 1, data[1:]
@@ -48,20 +57,26 @@ class Relay:
                     break
         except OSError:
             pass
-        self.cut()
+        self._shut(pair)
+
+    @staticmethod
+    def _shut(sockets):
+        for one in sockets:
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
 
     def open(self):
         self.opened.set()
 
     def cut(self):
         self.open()
-        for one in self.sockets:
-            try:
-                one.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        self._shut(self.sockets)
 
     def close(self):
+        self._shut([self.server])  # wakes accept()
+        self.threads[0].join()
         self.server.close()
         self.cut()
         for thread in self.threads:
@@ -71,7 +86,7 @@ class Relay:
 
 
 class FrameRelay(Relay):
-    """Forwards one plain connection frame by frame and cuts it before the first frame of the type `cut_before` in either
+    """Forwards plain connections frame by frame and cuts all before the first frame of the type `cut_before` in either
     direction (docs/spec/wire.md, "Frames"): that frame does not arrive."""
 
     TYPES = {"Ready": 0x0e, "Handover": 0x0f, "Running": 0x10, "Finish": 0x0d}
@@ -80,7 +95,7 @@ class FrameRelay(Relay):
         self.cut_type, self.at_cut = self.TYPES[cut_before], at_cut
         super().__init__(target)
 
-    def _pump(self, source, sink, limit, direction):
+    def _pump(self, pair, source, sink, direction, harmed):
         try:
             with source.makefile("rb") as stream:
                 while len(header := stream.read(48)) == 48:
@@ -152,10 +167,10 @@ class Network:
 
 class HealingRelay(FrameRelay):
     """Cuts its first connection before or after a frame, as FrameRelay does, or leaves it "half open" towards the
-    destination; then carries nothing, until .heal() lets later connections through."""
+    destination; those beside it pass until then. Then it carries nothing, until .heal() lets later connections through."""
 
     def __init__(self, target, cut, after=False):
-        self.after, self.healed = after, threading.Event()
+        self.after, self.healed, self.over = after, threading.Event(), threading.Event()
         super().__init__(target, cut)
 
     def heal(self, target=None):
@@ -173,7 +188,7 @@ class HealingRelay(FrameRelay):
                 return
             if first:
                 self._carry(client, self._pump)
-            elif self.healed.is_set():
+            elif self.healed.is_set() or not self.over.is_set():
                 self._carry(client, self._pass)
             else:
                 client.close()
@@ -205,6 +220,7 @@ class HealingRelay(FrameRelay):
                     sink.sendall(last)
         except OSError:
             pass
+        self.over.set()
         if self.after == "half open" and direction == "forth":
             source.shutdown(socket.SHUT_RDWR)  # the source notices; the destination hears nothing any more
             return
@@ -218,20 +234,8 @@ class HealingRelay(FrameRelay):
             pass
         self._end(source, sink)
 
-    @staticmethod
-    def _end(*both):
-        for one in both:
-            try:
-                one.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-    def close(self):
-        try:
-            self.server.shutdown(socket.SHUT_RDWR)  # wakes accept()
-        except OSError:
-            pass
-        super().close()
+    def _end(self, *both):
+        self._shut(both)
 
 
 class JournalRelay(HealingRelay):
@@ -260,4 +264,5 @@ class JournalRelay(HealingRelay):
                 sink.sendall(data)
         except OSError:
             pass
+        self.over.set()
         self._end(source, sink)

@@ -126,8 +126,8 @@ void add_broken_records(std::vector<BrokenFile>& files) {
 
   const SharedBatch pages{1, 0, {Gfn{0x1234567}}, {PageEncoding::kRaw}, Bytes(kPageBytes)};
   EncodedRecord shared = encode(pages);
-  shared.stream = 16;
-  add("stream_16", shared, "at offset 0: SharedPages came on stream 16, not below 16");
+  shared.stream = 65;
+  add("stream_65", shared, "at offset 0: SharedPages came on stream 65, not below 65");
   shared.stream = 0;
   Bytes gfn(8);
   put(gfn, 0, std::uint64_t{0x1234567});

@@ -34,7 +34,7 @@ Hello hello(std::string agent, Platform platform = Platform::kSev) {
           kPageBytes,
           {{Gfn{0}, 0xa0}, {Gfn{0x100}, 0xf00}},
           2,
-          kFeatureVerifyDigest,
+          kFeatureVerifyDigest | (platform == Platform::kTdx ? kFeatureStreams : 0),
           512,
           2,
           false};
@@ -62,6 +62,18 @@ SharedBatch shared_pages(std::uint32_t epoch) {
           {Gfn{0x10}, Gfn{0x11}, Gfn{0x13}},
           {PageEncoding::kZero, PageEncoding::kRaw, PageEncoding::kZero},
           counting(kPageBytes, 0)};
+}
+
+LivePages live_pages() {
+  return {2, 3, {{Gfn{0x10}, 2}}, {{Gfn{0x12}, 1}}, counting(kPageBytes, 0x20)};
+}
+
+StreamJoin stream_join(std::uint8_t stream) {
+  StreamJoin join{stream, {}};
+  for (std::size_t i = 0; i < join.secret.size(); ++i) {
+    join.secret[i] = static_cast<std::byte>(0xe0 + i);
+  }
+  return join;
 }
 
 // Pages as SEV exports them, with short bodies to keep the file small.
@@ -141,21 +153,25 @@ GoldenFile session(std::string name, std::vector<Record> records) {
 std::vector<Record> source_session() {
   return {
       hello("rack1-node1", Platform::kTdx),
+      stream_join(0),
       SessionStart{"database-1", 2, true},
+      stream_join(1),
       PlatformStart{counting(24, 0x20)},
       Conversions{0, {{Gfn{0x10}, 0x10}}, {}},
-      shared_pages(1),
-      private_pages(1, 1),
-      EpochEnd{1, 0, 3, 0, counting(8, 0x60)},
-      EpochEnd{1, 1, 0, 3, {}},
+      EpochBegin{1},
+      LivePages{1, 1, {{Gfn{0x10}, 1}, {Gfn{0x13}, 1}}, {{Gfn{0x11}, 1}}, counting(kPageBytes, 0)},
+      private_pages(1, 0),
+      EpochEnd{1, 0, 0, 3, counting(8, 0x60)},
+      EpochEnd{1, 1, 3, 0, {}},
       KeepAlive{},
       Conversions{2, {{Gfn{0x201}, 1}}, {{Gfn{0x1f}, 1}}},
-      SharedBatch{2, 0, {Gfn{0x201}}, {PageEncoding::kZero}, {}},
+      EpochBegin{2},
+      LivePages{2, 1, {{Gfn{0x201}, 1}}, {}, {}},
       PrivateBatch{
           2, 0, {Gfn{0x1f}}, {PrivateOp::kImport}, {}, 52, counting(52, 2), 64, counting(64, 0x90)},
       cancellation(2, Gfn{0x201}),
-      EpochEnd{2, 0, 1, 1, {}},
-      EpochEnd{2, 1, 0, 0, {}},
+      EpochEnd{2, 1, 1, 0, {}},
+      EpochEnd{2, 0, 0, 1, {}},
       vcpu_state(0),
       vcpu_state(1),
       device_state(),
@@ -209,6 +225,11 @@ std::vector<GoldenFile> golden_files() {
   add("claim", Claim{{std::byte{0xa1}, std::byte{0xb2}, std::byte{0xc3}}, 3});
   add("inquiry", Inquiry{right_word(4, true, 0x20)});
   add("answer", Answer{right_word(5, true, 0x40)});
+  add("stream_join", stream_join(0));
+  add("epoch_begin", EpochBegin{2});
+  add("live_pages", live_pages());
+  files.push_back(
+      session("stream_3", {stream_join(3), live_pages(), KeepAlive{}, EpochEnd{2, 3, 3, 0, {}}}));
   add("hello_sw_protected", hello("rack1-node1", Platform::kSwProtected));
   add("sw_protected_pages", sw_protected_pages());
   files.push_back(session("source_session", source_session()));
@@ -226,7 +247,7 @@ Bytes frame_of(const EncodedRecord& record, std::uint64_t sequence) {
   header.payload_bytes = static_cast<std::uint32_t>(record.payload.size());
   header.session_id = kSession;
   header.sequence = sequence;
-  header.body_checksum = body_checksum(record.meta, record.payload);
+  header.body_checksum = body_checksum(record.type, record.meta, record.payload);
   const auto raw = encode_header(header);
   Bytes bytes(raw.size() + record.meta.size() + record.payload.size());
   const auto meta_at = std::copy(raw.begin(), raw.end(), bytes.begin());

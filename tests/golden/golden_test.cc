@@ -145,7 +145,16 @@ TEST(Golden, TheDestinationSessionAnswersOneStreamWithTheOther) {
   DestinationSession session(local, *layout);
   DestinationWorld world{{}, {}, std::get<SessionAccept>(ours.records[1]).identity};
   for (const Record& record : theirs.records) {
-    std::deque<destination::Event> events{destination::Received{record}};
+    std::deque<destination::Event> events;
+    if (const auto* pages = std::get_if<LivePages>(&record)) {  // what stream 1's thread does
+      EXPECT_TRUE(session.admission().admit(*pages).has_value());
+    } else if (const auto* end = std::get_if<EpochEnd>(&record);
+               end != nullptr && end->stream == 1) {
+      EXPECT_TRUE(session.admission().end(*end).has_value());
+      events.emplace_back(destination::StreamEnded{*end});
+    } else if (const auto* join = std::get_if<StreamJoin>(&record); !join || join->stream == 0) {
+      events.emplace_back(destination::Received{record});
+    }
     for (; !events.empty(); events.pop_front()) {
       std::vector<destination::Action> actions;
       session.step(std::move(events.front()), actions);
@@ -169,8 +178,18 @@ class OrderOfPages {
     for (GfnRange range : conversions.to_shared) convert(range, PageClass::kShared);
     for (GfnRange range : conversions.to_private) convert(range, PageClass::kPrivate);
   }
-  void operator()(const SharedBatch& batch) {
-    for (Gfn gfn : batch.gfns) expect_page(gfn, batch.stream, PageClass::kShared);
+  void operator()(const EpochBegin& begin) {
+    EXPECT_EQ(begin.epoch, epoch_);
+    begun_ = true;
+  }
+  void operator()(const LivePages& pages) {
+    for (const auto* ranges : {&pages.zero, &pages.raw}) {
+      for (GfnRange range : *ranges) {
+        for (std::uint64_t i = 0; i < range.pages; ++i) {
+          expect_page(range.first + i, pages.stream, PageClass::kShared);
+        }
+      }
+    }
   }
   void operator()(const PrivateBatch& batch) {
     for (std::size_t i = 0; i < batch.gfns.size(); ++i) {
@@ -181,10 +200,11 @@ class OrderOfPages {
       ++cancellations_;
     }
   }
-  void operator()(const EpochEnd& end) {
-    if (end.stream != kStreams - 1) return;
+  void operator()(const EpochEnd&) {
+    if (++ended_ < kStreams) return;
+    ended_ = 0;
     ++epoch_;
-    pages_came_ = cancelled_ = false;
+    pages_came_ = cancelled_ = begun_ = false;
     converted_.clear();
   }
   template <class Other>
@@ -194,7 +214,7 @@ class OrderOfPages {
   int pages_that_changed_class() const { return changed_; }
 
  private:
-  static constexpr std::uint8_t kStreams = 2;
+  static constexpr unsigned kStreams = 2;
 
   void convert(GfnRange range, PageClass cls) {
     map_.convert(range, cls);
@@ -202,16 +222,17 @@ class OrderOfPages {
   }
   void expect_page(Gfn gfn, std::uint8_t stream, PageClass cls) {
     pages_came_ = true;
+    EXPECT_TRUE(begun_) << "gfn " << value(gfn) << " before the epoch began";
     EXPECT_EQ(map_.class_of(gfn), cls) << "gfn " << value(gfn) << " in epoch " << epoch_;
     EXPECT_FALSE(cancelled_ && stream == 0) << "gfn " << value(gfn) << " after cancellations";
-    if (!converted_.contains(gfn)) return;
-    ++changed_;
-    EXPECT_EQ(stream, 0) << "gfn " << value(gfn) << " was converted in epoch " << epoch_;
+    if (converted_.contains(gfn)) ++changed_;
   }
 
   PageMap map_{0x1000};
   std::set<Gfn> converted_;  // in this epoch
   std::uint32_t epoch_ = 1;
+  unsigned ended_ = 0;       // streams, of this epoch
+  bool begun_ = false;       // its Conversions are over
   bool pages_came_ = false;  // in this epoch
   bool cancelled_ = false;
   int cancellations_ = 0;

@@ -44,7 +44,8 @@ struct Rig {
 
   void run() {
     Progress progress_destination;
-    SourceRunner runner(source_config, source, &exporter, *source_end, progress, source_notes);
+    SourceRunner runner(source_config, source, &exporter, *source_end, progress, source_notes,
+                        links);
     source_runner = &runner;
     DestinationRunner incoming(destination_hello, destination.layout(), *destination_end, hooks,
                                progress_destination, card, destination_notes);
@@ -74,6 +75,7 @@ struct Rig {
   SourceConfig source_config;
   Hello destination_hello = hello("B");
   Bytes card;  // of the destination's platform; set feature bits along with it
+  const StreamLinks* links = nullptr;  // of source_config.data_streams
   RightNotes* source_notes = nullptr;
   RightNotes* destination_notes = nullptr;
   DestinationHooks hooks;

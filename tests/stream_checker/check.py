@@ -3,7 +3,7 @@
 
     check.py CAPTURE SECRETS [--expect-memory SHA256]
 
-CAPTURE is what `migrate-agent --capture` wrote at the source, SECRETS what the destination's agent wrote for
+CAPTURE is what `migrate-agent --capture` wrote at the source, and CAPTURE.1, CAPTURE.2, ... of further streams, SECRETS what the destination's agent wrote for
 `--reveal-secrets-for-tests`. Shares no code with the product. Prints one JSON object and exits with 0 when every packet
 authenticates (firmware MAC and binding), every sequence is gapless, the seal fits, and the guest's memory, put together
 from plain and decrypted pages, has the digest that was expected; otherwise prints what was wrong and exits with 1.
@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import hmac
 import json
+import pathlib
 import struct
 import sys
 
@@ -56,6 +57,8 @@ class Checker:
         self.session = self.binding = None
         self.sequence = self.batches = self.private_pages = self.shared_pages = self.states = self.last_epoch = 0
         self.sealed = self.handed_over = False
+        self.join_secret = None
+        self.further = []  # for each further stream: epoch -> its pages
 
     def hello(self, root):
         self.memory = root.ranges(3)
@@ -83,6 +86,42 @@ class Checker:
             at += PAGE_BYTES
             self.shared_pages += 1
         need(at == len(payload), "shared pages have bytes left over")
+
+    def live_pages(self, root, payload):
+        at = 0
+        for first, pages in root.ranges(0):
+            self.pages.update((gfn, ZERO_PAGE) for gfn in range(first, first + pages))
+        for first, pages in root.ranges(1):
+            for gfn in range(first, first + pages):
+                self.pages[gfn] = hashlib.sha256(payload[at:at + PAGE_BYTES]).digest()
+                at += PAGE_BYTES
+                self.shared_pages += 1
+        need(at == len(payload), "live pages have bytes left over")
+
+    def stream_join(self, root):
+        need(self.join_secret is None and len(root.data(0)) == 16, "a second StreamJoin, or none of 16 bytes")
+        self.join_secret = root.data(0)
+
+    def further_stream(self, number, stream):
+        """The pages of a stream other than 0, by epoch. Its own totals must be right."""
+        records = list(wire.records(stream))
+        need(records and records[0][0] == "StreamJoin" and records[0][1].data(0) == self.join_secret,
+             f"stream {number} does not join this session")
+        epoch, seen, epochs = None, set(), {}
+        for name, root, payload in records[1:]:
+            if name == "LivePages":
+                pages = {gfn for index in (0, 1) for first, count in root.ranges(index)
+                         for gfn in range(first, first + count)}
+                need(epoch in (None, root.number(0, 4)) and not seen & pages, f"stream {number}: epoch or page twice")
+                epoch, seen = root.number(0, 4), seen | pages
+                epochs.setdefault(epoch, []).append((root, payload))
+            elif name == "EpochEnd":
+                need(epoch in (None, root.number(0, 4)) and root.number(8, 8) == len(seen),
+                     f"stream {number} ends epoch {root.number(0, 4)} with {root.number(8, 8)} pages, {len(seen)} came")
+                epoch, seen = None, set()
+            else:
+                need(name == "KeepAlive", f"{name} on stream {number}")
+        return epochs
 
     def private_batch(self, root, payload, stream=0):
         gfns, ops, headers = root.u64_list(0), root.data(1), root.data(3)
@@ -116,6 +155,12 @@ class Checker:
 
     def epoch_end(self, root):
         self.last_epoch = root.number(0, 4)
+        for epochs in self.further:
+            for pages in epochs.pop(self.last_epoch, ()):
+                self.live_pages(*pages)
+
+    def join_all(self, others):
+        self.further = [self.further_stream(number, stream) for number, stream in others]
 
     def finish(self, root):
         text = b"sealift sev seal\0" + struct.pack("<QQII", self.batches, self.private_pages, self.states,
@@ -128,6 +173,8 @@ class Checker:
             self.hello(root)
         elif name == "PlatformStart":
             self.platform_start(root)
+        elif name == "StreamJoin":
+            self.stream_join(root)
         elif name == "SharedPages":
             self.shared_batch(root, payload)
         elif name == "PrivatePages":
@@ -156,11 +203,21 @@ class Checker:
                 "memory_sha256": self.memory_sha256()}
 
 
-def check(stream, secrets):
+def check(stream, secrets, others=()):
+    """`others`: (number, bytes) of each further stream."""
     checker = Checker(secrets)
     for name, root, payload in wire.records(stream):
         checker.feed(name, root, payload)
+        if name == "StreamJoin":
+            checker.join_all(others)
+    need(not any(checker.further), "a further stream has pages of an epoch that never ended")
     return checker.report()
+
+
+def further_streams(path):
+    """(number, bytes) of what was captured beside `path`."""
+    found = ((number, pathlib.Path(f"{path}.{number}")) for number in range(1, 65))
+    return [(number, file.read_bytes()) for number, file in found if file.exists()]
 
 
 def read_secrets(path):
@@ -177,7 +234,7 @@ def main():
     with open(options.capture, "rb") as file:
         stream = file.read()
     try:
-        report = check(stream, read_secrets(options.secrets))
+        report = check(stream, read_secrets(options.secrets), further_streams(options.capture))
         if options.expect_memory is not None:
             need(report["memory_sha256"] == options.expect_memory, "the memory's digest is another one")
     except KeyError as missing:

@@ -10,7 +10,8 @@ NAMES = {
     1: "Hello", 2: "SessionStart", 3: "SessionAccept", 4: "PlatformStart", 5: "SessionReady", 6: "SharedPages",
     7: "PrivatePages", 8: "Conversions", 9: "EpochEnd", 10: "EpochAck", 11: "VcpuState", 12: "DeviceState", 13: "Finish",
     14: "Ready", 15: "Handover", 16: "Running", 17: "Abort", 18: "PlatformState", 19: "PlatformCard", 20: "Claim",
-    21: "Inquiry", 22: "Answer", 0x8001: "KeepAlive",
+    21: "Inquiry", 22: "Answer",
+    24: "StreamJoin", 25: "EpochBegin", 26: "LivePages", 0x8001: "KeepAlive",
 }
 
 

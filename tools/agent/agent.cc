@@ -1,5 +1,6 @@
 #include "tools/agent/agent.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -57,7 +58,11 @@ Result<std::unique_ptr<Agent>> Agent::start(AgentConfig config, Log log) {
 Result<void> Agent::open(bool has_guest) {
   SEALIFT_TRY(layout_, layout_of_guest(config_.guest.vm.memory_bytes));
   PlatformConfig platform{config_.guest.vm.platform, backend_.backend, config_.guest.sev, {}};
-  if (!config_.capture_path.empty()) SEALIFT_CHECK(open_capture(config_.capture_path));
+  if (!config_.capture_path.empty()) {
+    SEALIFT_CHECK(open_capture(config_.capture_path));
+    // Further streams of an earlier migration, which may have had more of them.
+    for (unsigned i = 1; i <= limits::kDataStreamsMax; ++i) std::remove(capture_of(i).c_str());
+  }
   if (!config_.secrets_path.empty()) {
     log_("the keys of this agent's sessions are written to " + config_.secrets_path +
          ": whoever reads it can open a captured stream");
@@ -110,12 +115,17 @@ Hello Agent::hello() const {
   hello.backend = name_of(backend_.backend);
   hello.memory = layout_.ranges();
   hello.vcpus = config_.guest.vm.vcpus;
-  hello.features = kFeatureVerifyDigest;
+  hello.features = kFeatureVerifyDigest | kFeatureStreams;
+  hello.streams_max = limits::kStreamsMax;
   if (keeper_) hello.features |= kFeatureJournal;
   if (right_lock_) hello.features |= kFeatureLockManager;
   if (inquirer_) hello.features |= kFeatureInquiry;
   hello.batch_pages_max = limits::kBatchPagesMax;
   return hello;
+}
+
+std::string Agent::capture_of(unsigned stream) const {
+  return fmt::format("{}.{}", config_.capture_path, stream);
 }
 
 std::string Agent::guest_name() const {
@@ -228,7 +238,8 @@ Agent::Sent Agent::migrate(const MigrateOptions& options) {
     }
     tap = std::move(*capture);
   }
-  WireChannel channel(make_limited_stream(std::move(*stream), bandwidth_), new_session_id(),
+  const std::uint64_t session_id = new_session_id();
+  WireChannel channel(make_limited_stream(std::move(*stream), bandwidth_), session_id,
                       std::move(tap));
   SourceConfig source;
   source.hello = hello();
@@ -253,6 +264,7 @@ Agent::Sent Agent::migrate(const MigrateOptions& options) {
   source.goals = options.goals;
   source.check_only = options.check_only;
   source.verify = options.verify;
+  source.data_streams = options.streams;
   source.harvest_every_ns = kHarvestEvery_ns;
   source.ignore_readiness = options.ignore_readiness;
   source.needs_peer_journal = resources_ != nullptr;
@@ -262,8 +274,17 @@ Agent::Sent Agent::migrate(const MigrateOptions& options) {
     notes.emplace(*keeper_,
                   SessionFacts{channel.shared_secret(kSessionKeyLabel), to_string(options.to)});
   }
+  StreamLinks links;
+  links.session_id = session_id;
+  links.open = [&](std::uint8_t, const CancelToken& cancel) -> Result<std::unique_ptr<Stream>> {
+    SEALIFT_TRY(auto further, connect(options.to, connecting, cancel));
+    return make_limited_stream(std::move(further), bandwidth_);
+  };
+  if (!config_.capture_path.empty()) {
+    links.tap = [&](std::uint8_t number) { return open_capture(capture_of(number)); };
+  }
   SourceRunner runner(source, machine->vm(), machine->exporter(), channel, *progress,
-                      notes ? &*notes : nullptr);
+                      notes ? &*notes : nullptr, &links);
   {
     const std::lock_guard lock(mutex_);
     if (token.cancelled()) runner.cancel();

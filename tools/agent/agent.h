@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -34,6 +35,7 @@
 #include "tools/agent/right_lock.h"
 #include "tools/agent/right_resources.h"
 #include "tools/agent/source_runner.h"
+#include "tools/agent/wire_channel.h"
 #include "transport/connect.h"
 #include "transport/rate_limit.h"
 #include "transport/tls.h"
@@ -62,6 +64,7 @@ struct MigrateOptions {
   bool check_only = false;
   bool verify = true;
   bool ignore_readiness = false;  // migrate a guest that says it is not ready
+  std::uint8_t streams = 0;       // connections for shared pages beside the control's
   Goals goals;
   std::uint64_t timeout_ns = 0;  // 0: none
   std::uint64_t bandwidth_bytes_per_s = kUnlimited;
@@ -137,6 +140,7 @@ class Agent {
   Agent(AgentConfig config, BackendDecision backend, Log log);
   Result<void> open(bool has_guest);
   Hello hello() const;
+  std::string capture_of(unsigned stream) const;  // the file; stream is not 0
   std::string guest_name() const;
 
   void run_migration(const MigrateOptions& options);
@@ -151,6 +155,8 @@ class Agent {
 
   void accept_connections();
   void serve_connection(Incoming connection);
+  void serve_session(WireChannel& channel);
+  void serve_stream(const StreamJoin& join, WireChannel& channel);
   Result<IncomingGuest> open_incoming();
   void freeze_arrival(bool digested);
   void adopt_arrival(const std::string& guest);
@@ -223,6 +229,8 @@ class Agent {
   std::optional<Listener> listener_;
   std::jthread migration_thread_;
   std::jthread settle_thread_;  // with a lock manager
+  std::mutex desks_mutex_;
+  std::map<std::uint64_t, StreamDesk*> desks_;  // by session, while it runs
   struct Connection {
     std::jthread thread;
     std::shared_ptr<std::atomic<bool>> done;

@@ -3,13 +3,14 @@
 #include <utility>
 
 #include "engine/assert.h"
+#include "engine/limits.h"
 #include "tools/agent/agent.h"
 #include "tools/agent/wire_channel.h"
 
 namespace sealift {
 namespace {
 
-constexpr std::size_t kConnectionsMax = 4;
+constexpr std::size_t kConnectionsMax = 4 + limits::kDataStreamsMax;
 constexpr Millis kHandshakeMax{5'000};
 constexpr Millis kPeerSilentMax{10'000};
 
@@ -53,6 +54,29 @@ void Agent::serve_connection(Incoming connection) {
   if (!stream) return log_(fmt::format("connection from {}: {}", peer, stream.error().detail));
 
   WireChannel channel(std::move(*stream), 0);
+  auto first = channel.receive();
+  if (first && std::holds_alternative<StreamJoin>(*first)) {
+    return serve_stream(std::get<StreamJoin>(*first), channel);
+  }
+  channel.put_back(std::move(first));
+  serve_session(channel);
+}
+
+// A further connection of a session that runs here.
+void Agent::serve_stream(const StreamJoin& join, WireChannel& channel) {
+  const std::lock_guard lock(desks_mutex_);  // the desk stays until we are done
+  const auto desk = desks_.find(channel.session_id());
+  const std::string peer = channel.peer();
+  if (desk == desks_.end()) {
+    return log_(fmt::format("{} wants to be stream {} of a session that does not run here", peer,
+                            join.stream));
+  }
+  if (auto joined = desk->second->join(join, channel.release()); !joined) {
+    log_(joined.error().detail);
+  }
+}
+
+void Agent::serve_session(WireChannel& channel) {
   auto progress = std::make_shared<Progress>();
   bool owned = false;  // this connection is the one that fills the guest's place
   DestinationHooks hooks;
@@ -77,7 +101,7 @@ void Agent::serve_connection(Incoming connection) {
     progress_ = progress;
     return guest;
   };
-  bool digested = false;
+  std::atomic<bool> digested = false;
   hooks.pages_written = [&](std::span<const Gfn> gfns) {
     digested = true;
     return arrival_->update(
@@ -87,6 +111,14 @@ void Agent::serve_connection(Incoming connection) {
   hooks.runs = [&] { adopt_arrival(self->guest_name()); };
   if (inquirer_) {
     hooks.answer = [this](const Inquiry& inquiry) { return answer_inquiry(inquiry); };
+  }
+  StreamDesk desk;
+  hooks.desk = &desk;
+  hooks.session_id = [&] { return channel.session_id(); };
+  bool at_desk = false;  // a second session with the same number gets no streams
+  {
+    const std::lock_guard lock(desks_mutex_);
+    at_desk = channel.session_id() != 0 && desks_.emplace(channel.session_id(), &desk).second;
   }
   Hello local = hello();
   Bytes card;
@@ -104,6 +136,10 @@ void Agent::serve_connection(Incoming connection) {
                            std::move(card), notes ? &*notes : nullptr);
   self = &runner;
   DestinationReport report = runner.run();
+  if (at_desk) {
+    const std::lock_guard lock(desks_mutex_);
+    desks_.erase(channel.session_id());
+  }
   settle_incoming(std::move(report), owned, runner.guest_name());
 }
 

@@ -135,7 +135,9 @@ Result<MigrateOptions> parse_migrate(const std::string& text) {
   SEALIFT_CHECK(take_bool(body, "ignore_readiness", options.ignore_readiness));
   SEALIFT_CHECK(take_goals(body, options.goals));
   std::uint64_t timeout_ms = 0;
+  std::uint64_t streams = 0;
   SEALIFT_CHECK(take_number(body, "timeout_ms", kTimeMax_ms, timeout_ms));
+  SEALIFT_CHECK(take_number(body, "streams", limits::kDataStreamsMax, streams));
   SEALIFT_TRY(const std::string on_timeout, take_text(body, "on_timeout"));
   if (on_timeout == "force") {
     options.goals.on_timeout = OnTimeout::kForce;
@@ -148,6 +150,7 @@ Result<MigrateOptions> parse_migrate(const std::string& text) {
   options.dscp = static_cast<std::uint8_t>(dscp);
   if (!body.empty())
     return fail(ErrorClass::kUsage, "\"{}\" is not an option of a migration", body.begin().key());
+  options.streams = static_cast<std::uint8_t>(streams);
   options.timeout_ns = timeout_ms * 1'000'000;
   return options;
 }

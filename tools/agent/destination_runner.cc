@@ -2,6 +2,7 @@
 
 #include <array>
 #include <chrono>
+#include <thread>
 #include <utility>
 
 #include "engine/assert.h"
@@ -16,6 +17,9 @@ constexpr std::uint64_t kKeepAliveEvery_ns = 500'000'000;
 constexpr std::chrono::milliseconds kLingerMax{2000};
 // A cancel is looked at between two records; a live source is never silent for so long.
 constexpr std::chrono::milliseconds kSilentSourceMax{700};
+constexpr std::chrono::milliseconds kTick{100};
+// Read ahead of what is applied: 4 MiB each at most.
+constexpr std::size_t kQueuedRecordsMax = 4;
 
 }  // namespace
 
@@ -26,8 +30,10 @@ DestinationRunner::DestinationRunner(Hello local, MemoryLayout layout, RecordCha
       channel_(channel),
       hooks_(std::move(hooks)),
       progress_(progress),
-      notes_(notes) {
+      notes_(notes),
+      queue_(kQueuedRecordsMax) {
   SEALIFT_ASSERT(hooks_.open_guest != nullptr);
+  SEALIFT_ASSERT((hooks_.desk != nullptr) == (hooks_.session_id != nullptr));
 }
 
 DestinationReport DestinationRunner::run() {
@@ -37,25 +43,29 @@ DestinationReport DestinationRunner::run() {
     p.started_ns = steady_now_ns();
   });
   last_sent_ns_ = steady_now_ns();
+  PeerWatch peer_gone;
+  std::jthread reader([&] {
+    read_records();
+    peer_gone.set();
+  });
   while (!ended_) {
-    auto record = channel_.receive();
-    if (cancelled_.exchange(false)) handle(destination::CancelRequested{});
-    if (ended_) break;
-    if (!record) {
-      handle(destination::LinkLost{std::move(record.error())});
-      continue;
-    }
-    handle(destination::Received{std::move(*record)});
+    auto event = queue_.pop(kTick);
+    if (!event) continue;
+    handle(std::move(*event));
     // The source's pages and keep-alives pace this: a live source always hears from us in turn.
-    if (!ended_ && steady_now_ns() - last_sent_ns_ > kKeepAliveEvery_ns) {
+    if (!ended_ && session_.peer() && steady_now_ns() - last_sent_ns_ > kKeepAliveEvery_ns) {
       destination::Send alive{KeepAlive{}};
       perform(alive);
     }
   }
+  queue_.close();
   end_of_cancelling();
+  // After our own last word the peer closes first: closing here could destroy that word on its way.
   const bool cancelled = report_.error && report_.error->cls == ErrorClass::kCancelled;
-  if (spoke_last_) linger(channel_, cancelled ? kSilentSourceMax : kLingerMax);
+  if (spoke_last_) peer_gone.wait(cancelled ? kSilentSourceMax : kLingerMax);
   channel_.shutdown();
+  if (streams_) report_.stream_pages = streams_->pages();
+  streams_.reset();
   report_.peer = session_.peer();
   report_.epochs = session_.epoch() - 1;
   report_.shared_pages = session_.shared_pages();
@@ -66,9 +76,25 @@ DestinationReport DestinationRunner::run() {
 bool DestinationRunner::cancel() {
   const std::lock_guard lock(cancel_mutex_);
   if (too_late_) return false;
-  cancelled_.store(true);
+  queue_.push_urgent(destination::CancelRequested{});
+  if (hooks_.desk != nullptr) hooks_.desk->close();
   if (!cancel_guard_) cancel_guard_.emplace(channel_, kSilentSourceMax);
   return true;
+}
+
+void DestinationRunner::read_records() {
+  for (;;) {
+    auto record = channel_.receive();
+    // Who waits for further connections need not wait any more.
+    const bool over = !record || std::holds_alternative<Abort>(*record);
+    if (over && hooks_.desk != nullptr) hooks_.desk->close();
+    if (!record) {
+      queue_.push(destination::LinkLost{std::move(record.error())});
+      channel_.drain();  // what we still say gets through only while the peer's bytes are read
+      return;
+    }
+    queue_.push(destination::Received{std::move(*record)});
+  }
 }
 
 // Nothing cuts the link any more on which Running, or the last word, is to leave.
@@ -126,6 +152,11 @@ void DestinationRunner::perform(destination::Send& action) {
   }
 }
 
+void DestinationRunner::perform(destination::AwaitStreams& action) {
+  SEALIFT_ASSERT(hooks_.desk != nullptr);
+  hooks_.desk->expect(action.join, action.streams);
+}
+
 void DestinationRunner::perform(destination::GetIdentity&) {
   auto guest = hooks_.open_guest();
   if (!guest) return reply(destination::Failed{std::move(guest.error())});
@@ -141,7 +172,7 @@ void DestinationRunner::perform(destination::GetIdentity&) {
 
 void DestinationRunner::perform(destination::BeginPlatform& action) {
   if (incoming_.importer != nullptr) {
-    incoming_.importer->use_streams(session_.start().streams);
+    incoming_.importer->use_streams(1);  // private pages come on stream 0
     if (auto begun = incoming_.importer->begin(action.start); !begun) {
       return reply(destination::Failed{std::move(begun.error())});
     }
@@ -151,8 +182,26 @@ void DestinationRunner::perform(destination::BeginPlatform& action) {
               fmt::format("PlatformStart has {} bytes for a guest without a platform",
                           action.start.size())}});
   }
+  if (auto started = start_streams(); !started) {
+    return reply(destination::Failed{std::move(started.error())});
+  }
   reply(destination::PlatformBegun{});
 }
+
+Result<void> DestinationRunner::start_streams() {
+  if (session_.start().streams == 1) return {};
+  SEALIFT_TRY(auto streams, hooks_.desk->await_all(hooks_.join_max));
+  StreamReceivers::PagesWritten written;
+  if (session_.start().verify) written = hooks_.pages_written;
+  // Past the queue's capacity, which bounds what the source sends: of these there is one for each
+  // stream, and its thread must not wait for ours.
+  streams_.emplace(*incoming_.guest, session_.admission(), hooks_.session_id(), std::move(streams),
+                   std::move(written),
+                   [this](destination::Event event) { queue_.push_urgent(std::move(event)); });
+  return {};
+}
+
+void DestinationRunner::perform(destination::OpenEpoch& action) { streams_->open(action.epoch); }
 
 void DestinationRunner::perform(destination::ApplyShared& action) {
   reply(write_shared(action.batch));
@@ -232,6 +281,7 @@ void DestinationRunner::perform(destination::EndEpoch& action) {
 }
 
 void DestinationRunner::perform(destination::CheckAndLoad& action) {
+  if (streams_) streams_->stop();  // all pages are there, and nothing else writes them from here on
   auto loaded = check_and_load(action);
   if (!loaded) return reply(destination::Failed{std::move(loaded.error())});
   report_.load_state_ns = loaded->load_state_ns;
@@ -284,6 +334,7 @@ void DestinationRunner::perform(destination::Run&) {
 }
 
 void DestinationRunner::perform(destination::Discard&) {
+  if (streams_) streams_->stop();
   Bytes token;
   if (incoming_.importer != nullptr) {
     // The guest is given up either way; a token that cannot be made is simply not there.

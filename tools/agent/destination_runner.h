@@ -2,11 +2,12 @@
 // a migration at the destination reads top to bottom in destination_runner.cc.
 //
 // Owner:   the agent (or an embedding VMM); one for each incoming connection.
-// Threads: run() blocks its caller, which reads, applies and answers. cancel() may come from any
-// thread. Failure: never fails as a call: the report says how it ended.
+// Threads: run() blocks its caller, which applies and answers; it owns a reader thread, and those
+// of StreamReceivers, and joins all. cancel() may come from any thread. Failure: never fails as a
+// call: the report says how it ended.
 #pragma once
 
-#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <mutex>
@@ -18,8 +19,11 @@
 #include "engine/guest_port.h"
 #include "engine/private_path.h"
 #include "engine/records.h"
+#include "tools/agent/event_queue.h"
 #include "tools/agent/linger.h"
 #include "tools/agent/progress.h"
+#include "tools/agent/stream_desk.h"
+#include "tools/agent/stream_receivers.h"
 
 namespace sealift {
 
@@ -41,6 +45,11 @@ struct DestinationHooks {
   // Settles and says what is asked about a migration (wire.md, Inquiry). Without it none is
   // answered.
   std::function<Result<Answer>(const Inquiry&)> answer;
+  // Where further connections of the session arrive, and its id, once its first record has come.
+  // Null where Hello offers no streams. pages_written() then comes from several threads.
+  StreamDesk* desk = nullptr;
+  std::chrono::milliseconds join_max{10'000};  // from PlatformStart to the last of them
+  std::function<std::uint64_t()> session_id;
 };
 
 struct DestinationReport {
@@ -50,6 +59,7 @@ struct DestinationReport {
   std::uint32_t epochs = 0;
   std::uint64_t shared_pages = 0;
   std::uint64_t private_pages = 0;
+  std::vector<std::uint64_t> stream_pages = {};  // on streams 1, 2, …; empty without any
   std::uint64_t load_state_ns = 0;
   std::uint64_t seal_ns = 0;
   std::uint64_t resume_ns = 0;
@@ -75,13 +85,16 @@ class DestinationRunner {
   const std::optional<Claim>& claim() const { return session_.claim(); }
 
  private:
+  void read_records();
   void handle(destination::Event event);
   void end_of_cancelling();
   bool perform_note(destination::Note& action);  // false: the rest of the step does not happen
   void perform(destination::Note&) {}            // perform_note() does it
   void perform(destination::Send& action);
+  void perform(destination::AwaitStreams& action);
   void perform(destination::GetIdentity& action);
   void perform(destination::BeginPlatform& action);
+  void perform(destination::OpenEpoch& action);
   void perform(destination::ApplyShared& action);
   void perform(destination::ApplyPrivate& action);
   void perform(destination::ApplyConversions& action);
@@ -92,6 +105,7 @@ class DestinationRunner {
   void perform(destination::AnswerInquiry& action);
   void perform(destination::End& action);
 
+  Result<void> start_streams();
   Result<void> check_class(Gfn gfn, PageClass cls) const;
   Result<void> write_shared(const SharedBatch& batch);
   Result<void> import_private(const PrivateBatch& batch);
@@ -107,15 +121,16 @@ class DestinationRunner {
   Progress& progress_;
   RightNotes* notes_;  // null: `local` does not offer a journal
   IncomingGuest incoming_;
+  EventQueue<destination::Event> queue_;
   std::vector<destination::Event> replies_;
   DestinationReport report_;
   std::uint64_t last_sent_ns_ = 0;
-  std::atomic<bool> cancelled_{false};
   std::mutex cancel_mutex_;
   bool too_late_ = false;                      // to cancel; guarded by cancel_mutex_
   std::optional<ShutdownGuard> cancel_guard_;  // guarded by cancel_mutex_
   bool spoke_last_ = false;  // the last thing that happened on the link was our record
   bool ended_ = false;
+  std::optional<StreamReceivers> streams_;  // last: its threads use what is above
 };
 
 }  // namespace sealift

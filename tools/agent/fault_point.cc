@@ -46,8 +46,10 @@ constexpr std::array kDestinationSteps = {"send.Hello",
                                           "send.Running",
                                           "send.Abort",
 
+                                          "AwaitStreams",
                                           "GetIdentity",
                                           "BeginPlatform",
+                                          "OpenEpoch",
                                           "ApplyShared",
                                           "ApplyPrivate",
                                           "ApplyConversions",
@@ -105,8 +107,10 @@ struct DestinationNames {
     return std::string("send.") + name_of(a.record);
   }
   std::string operator()(const destination::Note&) const { return "Note"; }
+  std::string operator()(const destination::AwaitStreams&) const { return "AwaitStreams"; }
   std::string operator()(const destination::GetIdentity&) const { return "GetIdentity"; }
   std::string operator()(const destination::BeginPlatform&) const { return "BeginPlatform"; }
+  std::string operator()(const destination::OpenEpoch&) const { return "OpenEpoch"; }
   std::string operator()(const destination::ApplyShared&) const { return "ApplyShared"; }
   std::string operator()(const destination::ApplyPrivate&) const { return "ApplyPrivate"; }
   std::string operator()(const destination::ApplyConversions&) const { return "ApplyConversions"; }

@@ -4,8 +4,10 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "engine/records.h"
 
@@ -30,14 +32,16 @@ class PeerWatch {
   bool gone_ = false;
 };
 
-// Shuts the channel down when `limit` passes before the guard is destroyed: nothing may hang on a
-// peer that stopped reading.
+// Calls `shutdown` when `limit` passes before the guard is destroyed: nothing may hang on a peer
+// that stopped reading.
 class ShutdownGuard {
  public:
-  ShutdownGuard(RecordChannel& channel, std::chrono::milliseconds limit)
-      : thread_([this, &channel, limit] {
-          if (!done_.wait(limit)) channel.shutdown();
+  ShutdownGuard(std::function<void()> shutdown, std::chrono::milliseconds limit)
+      : thread_([this, shutdown = std::move(shutdown), limit] {
+          if (!done_.wait(limit)) shutdown();
         }) {}
+  ShutdownGuard(RecordChannel& channel, std::chrono::milliseconds limit)
+      : ShutdownGuard([&channel] { channel.shutdown(); }, limit) {}
   ~ShutdownGuard() { done_.set(); }
   ShutdownGuard(const ShutdownGuard&) = delete;
   ShutdownGuard& operator=(const ShutdownGuard&) = delete;

@@ -85,6 +85,7 @@ json to_json(const DestinationReport& report) {
               {"epochs", report.epochs},
               {"shared_pages", report.shared_pages},
               {"private_pages", report.private_pages}};
+  if (!report.stream_pages.empty()) out["stream_pages"] = report.stream_pages;
   if (report.peer) out["source"] = report.peer->agent_name;
   if (report.error) out["error"] = to_json(*report.error);
   return out;
@@ -138,6 +139,7 @@ json to_json(const Error& error) {
 
 json to_json(const MigrationReport& report) {
   json out = {{"outcome", name_of(report.outcome)},
+              {"data_streams", report.data_streams},
               {"setup_ms", ms(report.setup_ns)},
               {"total_ms", ms(report.total_ns)},
               {"downtime", to_json(report.downtime)},

@@ -22,6 +22,9 @@ constexpr int kIdlePassesMax = 64;
 constexpr double kExportBatchMax_s = 0.2;
 // A round that may export nothing lasts this part of a slice at least.
 constexpr std::uint64_t kIdleRoundsPerSlice = 4;
+// While streams are at work: how often their progress is told, and the peer that we live.
+constexpr std::chrono::milliseconds kStreamTick{100};
+constexpr std::uint64_t kTicksPerKeepAlive = 5;
 
 }  // namespace
 
@@ -45,6 +48,7 @@ void RoundSender::stop() {
     stop_.store(true);
   }
   stopped_.notify_all();
+  if (streams_ != nullptr) streams_->stop();
 }
 
 Result<RoundStats> RoundSender::send_round(const RoundOrder& order) {
@@ -97,12 +101,20 @@ Result<void> RoundSender::announce(std::uint32_t epoch) {
   return {};
 }
 
+// The other streams wait for this, since Conversions are not ordered against them.
+Result<void> RoundSender::begin_epoch(std::uint32_t epoch) {
+  if (streams_ == nullptr || begun_epoch_ == epoch) return {};
+  begun_epoch_ = epoch;
+  return channel_.send(EpochBegin{epoch});
+}
+
 Result<void> RoundSender::send_pages(const RoundOrder& order, RoundStats& stats) {
   RoundLimits limits;
   if (!order.paused) limits.leave_hottest = order.leave_hottest_pages;
   const bool exports = exporter_ == nullptr || traits_.live_export || order.paused;
   Round round(guest_.dirty(), guest_.page_map(), heat_, exports ? limits : RoundLimits{1, ~0ULL});
   SEALIFT_CHECK(announce(stats.epoch == 1 ? 0 : stats.epoch));
+  SEALIFT_CHECK(begin_epoch(stats.epoch));
   progress_.update([&](ProgressSnapshot& p) { p.round_pages = round.pages(); });
   stats.left_private_pages = 0;
   RoundStats shared = stats;
@@ -149,8 +161,45 @@ bool RoundSender::slice_is_over(const RoundStats& stats) const {
   return !stats.guest_paused && !shared_left_.load() && round_.elapsed_ns() >= slice_ns_;
 }
 
+Result<void> RoundSender::send_on_streams(Round& round, RoundStats& stats) {
+  const RoundStats before = stats;
+  const auto add = [&](const StreamSenders::Totals& totals) {
+    stats.shared_pages = before.shared_pages + totals.shared_pages;
+    stats.zero_pages = before.zero_pages + totals.zero_pages;
+    stats.shared_bytes = before.shared_bytes + totals.shared_bytes;
+    progress_.update([&](ProgressSnapshot& p) {
+      p.round.shared_pages = stats.shared_pages;
+      p.round.zero_pages = stats.zero_pages;
+      p.round.shared_bytes = stats.shared_bytes;
+      p.round.plain_ns = stats.plain_ns;
+    });
+  };
+  Stopwatch watch;
+  Result<void> alive;
+  streams_->begin_round(round, announced_, stats.epoch, !stats.guest_paused);
+  for (std::uint64_t ticks = 1; !streams_->wait(kStreamTick); ++ticks) {
+    stats.plain_ns = before.plain_ns + watch.elapsed_ns();
+    add(streams_->sent());
+    if (ticks % kTicksPerKeepAlive == 0 && alive) alive = channel_.send(KeepAlive{});
+    if (!alive || other_failed_.load()) streams_->stop();
+  }
+  auto totals = streams_->end_round();
+  SEALIFT_CHECK(std::move(alive));
+  if (!totals && other_failed_.load() && !stop_.load()) return {};  // that error is the round's
+  if (!totals) return fail(std::move(totals.error()));
+  stats.plain_ns = before.plain_ns + totals->ns;
+  add(*totals);
+  return {};
+}
+
 Result<void> RoundSender::send_shared_pages(Round& round, RoundStats& stats) {
   Result<void> sent;
+  if (streams_ != nullptr) {
+    if (round.has_shared()) sent = send_on_streams(round, stats);
+    shared_left_.store(false);
+    if (!sent) other_failed_.store(true);
+    return sent;
+  }
   while (sent) {
     SEALIFT_FAULT_POINT("source.round", stats.guest_paused ? "paused" : "live");
     if (stop_.load()) return fail(ErrorClass::kCancelled, "the round was stopped");
@@ -199,7 +248,11 @@ Result<void> RoundSender::export_private_pages(Round& round, RoundStats& stats) 
 Result<void> RoundSender::end_epoch(RoundStats& stats) {
   EpochEnd marker;
   marker.epoch = stats.epoch;
-  marker.shared_pages = stats.shared_pages + stats.zero_pages;
+  if (streams_ == nullptr) {
+    marker.shared_pages = stats.shared_pages + stats.zero_pages;
+  } else {
+    SEALIFT_CHECK(streams_->end_epoch(stats.epoch));
+  }
   if (exporter_ != nullptr) {
     for (;;) {
       SEALIFT_TRY(std::optional<PrivateBatch> extra, exporter_->next_extra(stats.epoch));

@@ -7,7 +7,8 @@
 // however much private memory is left. A paused round sends everything.
 //
 // Owner: SourceRunner. Threads: send_round() runs on the round thread, and shared pages leave on
-// one of its own beside the exports, joined before it returns; stop() from any.
+// one of its own beside the exports, joined before it returns, or on those of StreamSenders; stop()
+// from any.
 // Failure: the first failing read, export or send ends the round with its error; pages of the round
 // that were not sent are lost from the dirty set, so the migration must be given up (the guest
 // loses nothing: it runs here).
@@ -28,6 +29,7 @@
 #include "engine/stats.h"
 #include "tools/agent/clock.h"
 #include "tools/agent/progress.h"
+#include "tools/agent/stream_senders.h"
 
 namespace sealift {
 
@@ -48,6 +50,8 @@ class RoundSender {
 
   void set_batch_pages_max(std::uint32_t pages);  // what both sides agreed on
   void set_slice_ns(std::uint64_t slice_ns) { slice_ns_ = slice_ns; }
+  // Shared pages leave on these from now on, which outlive it. REQUIRES: no round runs.
+  void use_streams(StreamSenders& streams) { streams_ = &streams; }
 
   // kCancelled when stop() was called. The page map's changes go first, as Conversions of this
   // epoch (epoch 1 also carries the whole map as epoch 0).
@@ -61,8 +65,10 @@ class RoundSender {
 
  private:
   Result<void> announce(std::uint32_t epoch);
+  Result<void> begin_epoch(std::uint32_t epoch);
   Result<void> send_pages(const RoundOrder& order, RoundStats& stats);
   Result<void> send_shared_pages(Round& round, RoundStats& stats);
+  Result<void> send_on_streams(Round& round, RoundStats& stats);
   Result<void> export_private_pages(Round& round, RoundStats& stats);
   Result<void> send_shared(std::vector<Gfn> gfns, RoundStats& stats);
   Result<void> send_private(std::span<const Gfn> gfns, RoundStats& stats);
@@ -76,7 +82,9 @@ class RoundSender {
   PrivateExporter* exporter_;
   RecordChannel& channel_;
   Progress& progress_;
-  PrivateTraits traits_;  // of the exporter; the default without one
+  StreamSenders* streams_ = nullptr;  // null: shared pages leave on the channel
+  std::uint32_t begun_epoch_ = 0;     // with streams: the last one they were told of
+  PrivateTraits traits_;              // of the exporter; the default without one
   std::uint32_t batch_pages_max_ = 1;
   std::uint64_t slice_ns_ = kSlice_ns;
   std::size_t export_pages_ = 16;           // per batch; follows the firmware's measured speed

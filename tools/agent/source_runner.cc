@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <limits>
+#include <random>
 #include <utility>
 
 #include "engine/assert.h"
@@ -21,7 +22,9 @@ constexpr std::chrono::milliseconds kLingerMax{1000};
 constexpr std::chrono::milliseconds kStuckSendMax{500};
 
 // What the session has to know of the platform, so that no caller can forget it.
-SourceConfig with_traits(SourceConfig config, const PrivateExporter* exporter) {
+SourceConfig completed(SourceConfig config, const PrivateExporter* exporter) {
+  std::random_device random;
+  for (std::byte& b : config.stream_secret) b = static_cast<std::byte>(random());
   if (exporter == nullptr) return config;
   const PrivateTraits traits = exporter->traits();
   config.seal_is_commitment = traits.seal_is_commitment;
@@ -32,17 +35,19 @@ SourceConfig with_traits(SourceConfig config, const PrivateExporter* exporter) {
 }  // namespace
 
 SourceRunner::SourceRunner(SourceConfig config, GuestPort& guest, PrivateExporter* exporter,
-                           RecordChannel& channel, Progress& progress, RightNotes* notes)
+                           RecordChannel& channel, Progress& progress, RightNotes* notes,
+                           const StreamLinks* links)
     : ignore_readiness_(config.ignore_readiness),
       harvest_every_(config.harvest_every_ns),
       slice_ns_(config.slice_ns),
       facts_{config.claim.value_or(Claim{}), config.guest_name, {}, {}, {}},
-      session_(with_traits(std::move(config), exporter)),
+      session_(completed(std::move(config), exporter)),
       guest_(guest),
       exporter_(exporter),
       channel_(channel),
       progress_(progress),
       notes_(notes),
+      links_(links),
       sender_(guest, exporter, channel, progress),
       queue_(kQueuedEventsMax) {
   SEALIFT_ASSERT((notes_ != nullptr) == session_.keeps_journal());
@@ -78,7 +83,7 @@ MigrationReport SourceRunner::run() {
   // After our own last word the peer closes first: closing here could destroy that word on its way.
   const bool cancelled = report_.outcome == Outcome::kCancelled;
   if (spoke_last_) peer_gone.wait(cancelled ? kStuckSendMax : kLingerMax);
-  channel_.shutdown();
+  cut();
   report_.total_ns = total_.elapsed_ns();
   return std::move(report_);
 }
@@ -87,8 +92,13 @@ bool SourceRunner::cancel() {
   const std::lock_guard lock(cancel_mutex_);
   if (handed_over_) return false;
   queue_.push_urgent(source::CancelRequested{});
-  if (!cancel_guard_) cancel_guard_.emplace(channel_, kStuckSendMax);
+  if (!cancel_guard_) cancel_guard_.emplace([this] { cut(); }, kStuckSendMax);
   return true;
+}
+
+void SourceRunner::cut() {
+  channel_.shutdown();
+  cut_streams_.cancel();
 }
 
 void SourceRunner::read_records() {
@@ -189,6 +199,9 @@ void SourceRunner::perform(source::CheckPlatform& action) {
 }
 
 void SourceRunner::perform(source::StartPlatform& action) {
+  if (auto joined = join_streams(); !joined) {
+    return reply(source::Failed{std::move(joined.error())});
+  }
   Bytes start;
   if (exporter_ != nullptr) {
     exporter_->use_streams(1);
@@ -202,6 +215,16 @@ void SourceRunner::perform(source::StartPlatform& action) {
   tracking_ = true;
   report_.setup_ns = total_.elapsed_ns();
   reply(source::PlatformStarted{std::move(start)});
+}
+
+Result<void> SourceRunner::join_streams() {
+  if (session_.data_streams() == 0) return {};
+  SEALIFT_ASSERT(links_ != nullptr);
+  streams_.emplace(guest_, *links_, session_.data_streams(), session_.stream_secret(),
+                   session_.batch_pages_max(), cut_streams_);
+  sender_.use_streams(*streams_);
+  report_.data_streams = session_.data_streams();
+  return streams_->join();
 }
 
 void SourceRunner::perform(source::RunRound& action) {
@@ -232,7 +255,7 @@ void SourceRunner::perform(source::RunRound& action) {
 
 void SourceRunner::perform(source::StopRound&) {
   sender_.stop();
-  round_guard_.emplace(channel_, kStuckSendMax);
+  round_guard_.emplace([this] { cut(); }, kStuckSendMax);
 }
 
 void SourceRunner::perform(source::Throttle& action) {

@@ -4,7 +4,7 @@
 // Owner:   the agent (or an embedding VMM); one for each migration.
 // Threads: run() blocks its caller, which becomes the control thread; it owns a reader thread and a
 // round thread and
-//          joins both. cancel() may come from any thread at any time.
+//          joins both, and those of StreamSenders. cancel() may come from any thread at any time.
 // Failure: never fails as a call: the report says how the migration ended.
 #pragma once
 
@@ -30,8 +30,10 @@ class SourceRunner {
  public:
   // `exporter` is null for guests without a platform; `notes` is null without a journal, and then
   // config.claim is empty. All references outlive the runner.
+  // `links`: null where config.data_streams is 0.
   SourceRunner(SourceConfig config, GuestPort& guest, PrivateExporter* exporter,
-               RecordChannel& channel, Progress& progress, RightNotes* notes = nullptr);
+               RecordChannel& channel, Progress& progress, RightNotes* notes = nullptr,
+               const StreamLinks* links = nullptr);
 
   MigrationReport run();
   // False: too late, the hand-over may have been sent.
@@ -60,6 +62,8 @@ class SourceRunner {
   void perform(source::Recover& action);
   void perform(source::End& action);
 
+  Result<void> join_streams();
+  void cut();  // nothing blocks on the peer any more; any thread
   void reply(source::Event event) { replies_.push_back(std::move(event)); }
   void keep_alive();
   void publish_phase();
@@ -77,6 +81,9 @@ class SourceRunner {
   RecordChannel& channel_;
   Progress& progress_;
   RightNotes* notes_;
+  const StreamLinks* links_;
+  CancelToken cut_streams_;
+  std::optional<StreamSenders> streams_;
   RoundSender sender_;
   EventQueue<source::Event> queue_;
   std::vector<source::Event>

@@ -31,6 +31,11 @@ Result<void> WireChannel::send(Record record) {
 }
 
 Result<Record> WireChannel::receive() {
+  if (first_) {
+    Result<Record> first = std::move(*first_);
+    first_.reset();
+    return first;
+  }
   for (;;) {
     SEALIFT_TRY(Frame frame, reader_.read());
     SEALIFT_TRY(std::optional<Record> record,

@@ -6,6 +6,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
 
 #include "engine/records.h"
 #include "transport/frame.h"
@@ -27,11 +30,17 @@ class WireChannel : public RecordChannel {
   std::optional<SharedSecret> shared_secret(const std::string& label) {
     return stream_->shared_secret(label);
   }
+  std::uint64_t session_id() const { return reader_.session_id(); }  // 0: nothing was received
+  // receive() gives this first. REQUIRES: it gave it before, and nothing since.
+  void put_back(Result<Record> record) { first_.emplace(std::move(record)); }
+  // The stream, after what receive() gave. The channel is not used any more.
+  std::unique_ptr<Stream> release() { return std::move(stream_); }
 
  private:
   std::unique_ptr<Stream> stream_;
   FrameTap tap_;
   FrameReader reader_;
+  std::optional<Result<Record>> first_;
   std::mutex writer_mutex_;              // guards making the writer
   std::unique_ptr<FrameWriter> writer_;  // the destination's exists once the session is known
 };

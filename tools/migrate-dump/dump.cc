@@ -96,12 +96,6 @@ std::string in_words(const RightWord& word) {
   return text;
 }
 
-std::uint64_t pages_in(const std::vector<GfnRange>& ranges) {
-  std::uint64_t pages = 0;
-  for (GfnRange range : ranges) pages += range.pages;
-  return pages;
-}
-
 struct Describe {
   std::string operator()(const Hello& hello) const {
     return fmt::format(
@@ -135,6 +129,16 @@ struct Describe {
         "epoch {}, {} pages ({} zero): {}", batch.epoch, batch.gfns.size(),
         std::count(batch.encodings.begin(), batch.encodings.end(), PageEncoding::kZero),
         in_words(batch.gfns));
+  }
+  std::string operator()(const LivePages& pages) const {
+    std::vector<GfnRange> runs = pages.zero;
+    runs.insert(runs.end(), pages.raw.begin(), pages.raw.end());
+    return fmt::format("epoch {}, {} pages ({} zero): {}", pages.epoch, pages_in(runs),
+                       pages_in(pages.zero), in_words(std::move(runs)));
+  }
+  std::string operator()(const StreamJoin&) const { return ""; }  // a secret
+  std::string operator()(const EpochBegin& begin) const {
+    return fmt::format("epoch {}", begin.epoch);
   }
   std::string operator()(const PrivateBatch& batch) const {
     return fmt::format("epoch {}, {} entries ({}): {}", batch.epoch, batch.gfns.size(),

@@ -66,6 +66,7 @@ int run_start(const AgentOptions& common, const StartOptions& options) {
                   {"on_timeout", options.on_timeout},
                   {"bandwidth", options.bandwidth},
                   {"dscp", options.dscp}};
+  request["streams"] = options.streams;
   // From here on Ctrl-C means "cancel", not "leave the migration to itself".
   const InterruptWatch interrupt;
   auto started = client->post("/v1/migrate", request);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ struct StartOptions {
   std::string on_stall = "switchover";
   std::uint32_t throttle_max_percent = 0;
   bool ignore_readiness = false;
+  std::uint64_t streams = 0;
   std::uint64_t timeout_ms = 0;
   std::string on_timeout = "cancel";
   std::string bandwidth = "off";

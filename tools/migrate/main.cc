@@ -77,6 +77,12 @@ void add_start(CLI::App& app, AgentOptions& common, StartOptions& options) {
   start->add_option("--dscp", options.dscp, "mark the connection for routers, 0 for not")
       ->capture_default_str()
       ->check(CLI::Range(0, 63));
+  start
+      ->add_option("--streams", options.streams,
+                   "connections for shared pages beside the first one, each with a thread on both "
+                   "sides")
+      ->capture_default_str()
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{limits::kDataStreamsMax}));
   start->add_flag("--no-verify", options.no_verify,
                   "do not take a digest of memory at the hand-over");
   const char* const ignore_help =

@@ -58,6 +58,12 @@ class GuestMemory {
     }
     return linear < pages_ ? base_.get() + linear * kPageBytes : nullptr;
   }
+  // How many pages of the range lie in one piece. REQUIRES: the range is RAM.
+  std::uint64_t contiguous(GfnRange range) const {
+    const std::uint64_t first = value(range.first);
+    if (first >= guest::kGapFirstGfn) return range.pages;
+    return std::min(range.pages, guest::kGapFirstGfn - first);
+  }
   // REQUIRES: gfn is RAM.
   std::byte* at(Gfn gfn) const;
 

@@ -244,6 +244,14 @@ Result<void> Vm::mark_populated() {
   return memory_.for_each_populated([this](GfnRange range) { dirty_.mark(range); });
 }
 
+MutableBytes Vm::plain_memory(GfnRange range) {
+  return {memory_.at(range.first), memory_.contiguous(range) * kPageBytes};
+}
+
+MutableBytes Vm::landing(GfnRange range) {
+  return memory_.is_hole(range.first) ? MutableBytes() : plain_memory(range);
+}
+
 // The page map is the class, unless the platform keeps attributes of its own.
 Result<void> Vm::apply_conversion(GfnRange range, PageClass cls) {
   if (!layout_.contains(range)) {

@@ -96,6 +96,8 @@ class Vm : public GuestPort, protected VcpuRunner {
   Result<void> write_run(GfnRange range, ByteView in) final;
   Result<void> write_zeros(GfnRange range) final;
   Result<void> mark_populated() final;
+  MutableBytes plain_memory(GfnRange range) final;
+  MutableBytes landing(GfnRange range) final;
   Result<void> apply_conversion(GfnRange range, PageClass cls) override;
   GuestHealth health() const final;
   Result<void> pause() final { return control_.pause(); }
