@@ -186,7 +186,7 @@ Result<void> RightLock::after(const JournalRecord& record) {
 }
 
 Result<void> RightLock::check_begin(const RightToRun& right) {
-  if (right.destination == host_) {
+  if (name_in(right.destination) == host_) {
     return fail(ErrorClass::kRefused,
                 "both agents are called {}: with a lock manager each needs a name of its own",
                 host_);
