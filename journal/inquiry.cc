@@ -121,7 +121,7 @@ Inquired after_answer(const RightWord& own, const RightWord& answer, bool believ
   const bool is_over = destination == D::kDiscarded || destination == D::kNone;
   switch (inquired.settlement.verdict) {
     case Verdict::kRunSource:
-      if (source == S::kInDoubt ? destination == D::kDiscarded : is_over) {
+      if (is_over) {
         inquired.step = source == S::kKept ? InquiryStep::kDone : InquiryStep::kKeep;
       }
       break;
