@@ -86,7 +86,7 @@ TEST(Golden, EveryTruncationIsAnError) {
 
 TEST(Golden, EveryTruncationOfASingleFrameIsMalformed) {
   for (const GoldenFile& file : golden_files()) {
-    if (is_session(file)) continue;
+    if (is_session(file) || file.records.size() > 1) continue;
     const Bytes bytes = read_file(kGoldenDir / file.name);
     for (std::size_t size = 1; size < bytes.size(); ++size) {
       auto records = read_stream(ByteView(bytes).first(size), false);
@@ -96,16 +96,36 @@ TEST(Golden, EveryTruncationOfASingleFrameIsMalformed) {
   }
 }
 
+// The records without the only bytes that no checksum covers, and how many those are.
+std::pair<std::vector<Record>, std::size_t> without_live_bodies(std::vector<Record> records) {
+  std::size_t bytes = 0;
+  for (Record& record : records) {
+    if (auto* pages = std::get_if<LivePages>(&record)) {
+      bytes += pages->body.size();
+      pages->body.clear();
+    }
+  }
+  return {std::move(records), bytes};
+}
+
 TEST(Golden, EveryFlippedBitIsMalformed) {
   for (const GoldenFile& file : golden_files()) {
     Bytes bytes = read_file(kGoldenDir / file.name);
+    std::size_t unnoticed = 0;
     for (std::size_t bit = 0; bit < bytes.size() * 8; ++bit) {
       bytes[bit / 8] ^= std::byte{1} << (bit % 8);
       auto records = read_stream(bytes, is_session(file));
       bytes[bit / 8] ^= std::byte{1} << (bit % 8);
-      ASSERT_FALSE(records.has_value()) << file.name << " with bit " << bit << " flipped";
-      ASSERT_EQ(records.error().cls, ErrorClass::kMalformed);
+      if (records) {
+        ++unnoticed;
+        ASSERT_TRUE(without_live_bodies(*records) == without_live_bodies(file.records))
+            << file.name << " with bit " << bit << " flipped";
+        ASSERT_FALSE(*records == file.records);
+      } else {
+        ASSERT_EQ(records.error().cls, ErrorClass::kMalformed);
+      }
     }
+    EXPECT_EQ(unnoticed, without_live_bodies(file.records).second * 8) << file.name;
   }
 }
 

@@ -61,6 +61,9 @@ class CutAt : public Stream {
     return stream_->write_parts(parts);
   }
   Result<void> end_writes() override { return stream_->end_writes(); }
+  std::optional<SharedSecret> shared_secret(const std::string& label) override {
+    return stream_->shared_secret(label);
+  }
   void shutdown() override { stream_->shutdown(); }
   std::string peer() const override { return stream_->peer(); }
 
