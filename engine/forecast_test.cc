@@ -121,7 +121,7 @@ TEST(Forecast, TheTimeLimitCancelsOrForces) {
   EXPECT_LT(forced.total_s, forecast(busy, path(128), goals).total_s);
 }
 
-// 9 s busy, 2 s quiet: what is dirty comes and goes, and the pause over the budget finds a trough.
+// 9 s busy, 2 s quiet: what is dirty comes and goes, and the pause over the budget finds a low.
 TEST(Forecast, APauseThatMustBeLongWaitsForAQuietPhase) {
   GuestModel phases = guest(512, 0.4);
   phases.activity = {{9, 1.5}, {2, 0.05}};
