@@ -14,7 +14,7 @@ OF_DESTINATION = ("destination.send.Hello.before", "destination.GetIdentity.befo
                   "destination.BeginPlatform.before", "destination.send.SessionReady.before", "destination.ApplyShared.before",
                   "destination.send.EpochAck.before", "destination.CheckAndLoad.before", "destination.send.Ready.before")
 OF_SOURCE = ("source.send.PlatformStart.before", "source.round.live", "source.Survey.before", "source.SaveState.before",
-             "source.send.Finish.before", "journal.Committing.before")
+             "source.send.Finish.before")
 TOO_LATE = ("journal.Taken.before", "destination.Run.before", "destination.send.Running.before")
 
 
@@ -68,6 +68,16 @@ class CancelTest(unittest.TestCase):
                 run.a.go_on()
                 self.state_within(run.a, ("running", "in-doubt"), LIMIT_S)
                 run.clean()
+
+    def test_a_destination_with_a_complete_copy(self):
+        run = self.standing_at("journal.Committing.before")
+        done = self.cancel(run.b)
+        self.assertEqual(done.returncode, 3, done.stdout)
+        self.assertIn("too late", done.stderr)
+        run.a.go_on()
+        self.state_within(run.b, ("running",), LIMIT_S)
+        self.assertEqual(run.b.records()[-1:], ["Taken"])
+        run.clean()
 
     def test_too_late(self):
         for point in TOO_LATE:

@@ -305,6 +305,8 @@ class Run:
         options = dict(OPTIONS.get(self.case.scenario, {}))
         if "ApplyShared" in self.case.point:
             options["streams"] = 0  # shared pages pass there only on the first connection
+        if any(step in self.case.point for step in ("StreamJoin", "AwaitStreams", "OpenEpoch")):
+            options["streams"] = 2  # only where there are others
         code, answer = self.a.ask("POST", "/v1/migrate", {"to": self._link(), **options})
         if code != 202:
             raise Violation(f"the migration did not begin: {answer}")

@@ -136,7 +136,8 @@ bool DestinationRunner::perform_note(destination::Note& action) {
                          .peer = session_.peer() ? session_.peer()->agent_name : std::string(),
                          .reason = std::move(action.reason),
                          .page_map_digest = session_.page_map_digest()};
-  if (action.step == RightStep::kTaken) end_of_cancelling();
+  // From a complete copy on only the source, or whoever settles it, can say what becomes of it.
+  if (action.step == RightStep::kReady || action.step == RightStep::kTaken) end_of_cancelling();
   auto noted = notes_->note(action.step, facts);
   if (noted) return true;
   reply(destination::NoteFailed{action.step, std::move(noted.error())});
