@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstdint>
 #include <map>
 #include <numeric>
+#include <random>
 #include <set>
 #include <thread>
 #include <utility>
@@ -204,6 +206,48 @@ TEST(Round, LosesNothingBesideAWritingGuest) {
     }
   }
   for (std::size_t i = 0; i < kPages.size(); ++i) EXPECT_EQ(copies[i], content[i].load()) << i;
+}
+
+// Streams that take their work from one round: each page goes to exactly one of them, in pieces of
+// at most 2 MiB, and none is left.
+TEST(RoundThreads, EachPageIsClaimedOnce) {
+  constexpr std::uint64_t kPages = 64 * 1024 + 100;
+  PageMap map(kPages);
+  map.convert({Gfn{0}, kPages}, PageClass::kShared);
+  DirtySet dirty(kPages);
+  std::vector<std::atomic<int>> claimed(kPages);
+  std::vector<bool> marked(kPages);
+  std::mt19937 random(7);
+  for (std::uint64_t gfn = 0; gfn < kPages;) {
+    const std::uint64_t pages = std::min<std::uint64_t>(1 + random() % 3000, kPages - gfn);
+    if (random() % 2 == 0) {
+      dirty.mark(GfnRange{Gfn{gfn}, pages});
+      for (std::uint64_t i = 0; i < pages; ++i) marked[gfn + i] = true;
+    }
+    gfn += pages;
+  }
+  Round round(dirty, map, nullptr, RoundLimits{});
+  std::atomic<std::uint64_t> counted{0};
+  {
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < 4; ++t) {
+      threads.emplace_back([&] {
+        std::vector<GfnRange> ranges;
+        while (const auto pages = round.claim_shared(map, true, ranges)) {
+          EXPECT_LE(*pages, 512U);
+          counted += *pages;
+          for (GfnRange range : ranges) {
+            for (std::uint64_t i = 0; i < range.pages; ++i) ++claimed[value(range.first) + i];
+          }
+          ranges.clear();
+        }
+      });
+    }
+  }
+  EXPECT_EQ(counted.load(), round.shared_pages());
+  for (std::uint64_t gfn = 0; gfn < kPages; ++gfn) {
+    ASSERT_EQ(claimed[gfn].load(), marked[gfn] ? 1 : 0) << gfn;
+  }
 }
 
 }  // namespace
