@@ -193,31 +193,31 @@ void SimAgent::accept(Link& link) {
 }
 
 bool SimAgent::can_act() const {
-  if (source_ && !source_->todo.empty()) return true;
+  if (source_ && !source_->pending.empty()) return true;
   for (const auto& driver : incoming_) {
-    if (!driver->todo.empty()) return true;
+    if (!driver->pending.empty()) return true;
   }
   return false;
 }
 
 void SimAgent::act() {
-  if (source_ && !source_->todo.empty()) {
-    source::Action action = std::move(source_->todo.front());
-    source_->todo.pop_front();
+  if (source_ && !source_->pending.empty()) {
+    source::Action action = std::move(source_->pending.front());
+    source_->pending.pop_front();
     return perform(*source_, action);
   }
   for (auto& driver : incoming_) {
-    if (driver->todo.empty()) continue;
-    destination::Action action = std::move(driver->todo.front());
-    driver->todo.pop_front();
+    if (driver->pending.empty()) continue;
+    destination::Action action = std::move(driver->pending.front());
+    driver->pending.pop_front();
     return perform(*driver, action);
   }
 }
 
 bool SimAgent::takes_event(const Link& link) const {
-  if (source_ && &source_->link == &link) return source_->todo.empty() && !source_->link_lost;
+  if (source_ && &source_->link == &link) return source_->pending.empty() && !source_->link_lost;
   for (const auto& driver : incoming_) {
-    if (&driver->link == &link) return driver->todo.empty() && !driver->link_lost;
+    if (&driver->link == &link) return driver->pending.empty() && !driver->link_lost;
   }
   return false;
 }

@@ -54,7 +54,7 @@ struct SourceDriver {
   PageMap announced_map;
   std::deque<source::Event> replies;  // to actions of this step: before anything else
   std::deque<source::Event> inbox;
-  std::deque<source::Action> todo;
+  std::deque<source::Action> pending;
   std::optional<RoundTask> round;
   std::vector<GfnRange> announced;
   bool stop_round = false;
@@ -69,7 +69,7 @@ struct DestinationDriver {
   Link& link;
   std::deque<destination::Event> replies;  // as the source's
   std::deque<destination::Event> inbox;
-  std::deque<destination::Action> todo;
+  std::deque<destination::Action> pending;
   bool owns_place = false;
   bool link_lost = false;
   bool ended = false;

@@ -16,7 +16,7 @@ bool is_note(const destination::Action& action, RightStep step) {
 }  // namespace
 
 void SimAgent::step(DestinationDriver& driver) {
-  while (driver.todo.empty() && !driver.ended) {
+  while (driver.pending.empty() && !driver.ended) {
     auto next = next_event(driver.replies, driver.inbox);
     if (!next) return;
     destination::Event event = std::move(*next);
@@ -31,7 +31,7 @@ void SimAgent::step(DestinationDriver& driver) {
         is_note(actions[0], RightStep::kTaken)) {
       std::swap(actions[0], actions[1]);
     }
-    for (destination::Action& action : actions) driver.todo.push_back(std::move(action));
+    for (destination::Action& action : actions) driver.pending.push_back(std::move(action));
   }
 }
 
@@ -49,7 +49,7 @@ void SimAgent::perform_note(DestinationDriver& driver, destination::Note& action
                          .reason = std::move(action.reason)};
   auto noted = note(action.step, facts);
   if (noted) return;
-  driver.todo.clear();
+  driver.pending.clear();
   driver.replies.push_back(destination::NoteFailed{action.step, std::move(noted.error())});
 }
 

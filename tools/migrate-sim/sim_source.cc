@@ -27,7 +27,7 @@ std::uint64_t session_of(const std::optional<Claim>& claim) {
 
 // Takes replies until one of them gives something to do.
 void SimAgent::step(SourceDriver& driver) {
-  while (driver.todo.empty() && !driver.ended) {
+  while (driver.pending.empty() && !driver.ended) {
     auto next = next_event(driver.replies, driver.inbox);
     if (!next) return;
     source::Event event = std::move(*next);
@@ -40,7 +40,7 @@ void SimAgent::step(SourceDriver& driver) {
         break;
       }
     }
-    for (source::Action& action : actions) driver.todo.push_back(std::move(action));
+    for (source::Action& action : actions) driver.pending.push_back(std::move(action));
   }
 }
 
@@ -60,7 +60,7 @@ void SimAgent::perform_note(SourceDriver& driver, source::Note& action) {
                          .reason = std::move(action.reason)};
   auto noted = note(action.step, facts);
   if (noted) return;
-  driver.todo.clear();
+  driver.pending.clear();
   driver.replies.push_back(source::NoteFailed{action.step, std::move(noted.error())});
 }
 
